@@ -1,0 +1,82 @@
+// What the .cu files of depthwise_conv2d share: run-time type -> template argument, and the
+// index arithmetic of the generic kernels.
+#pragma once
+#include "common/kernel.cuh"
+#include "common/vec.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_launch.h"
+
+namespace fastconv::depthwise_conv2d {
+
+// f(scalar_t()) for the element type of a call.
+template <class F>
+cudaError_t with_element_type(ElementType dtype, F&& f) {
+  switch (dtype) {
+    case ElementType::f32:
+      return f(float());
+    case ElementType::f64:
+      return f(double());
+    case ElementType::bf16:
+      return f(__nv_bfloat16());
+    case ElementType::f16:
+      return f(__half());
+  }
+  return cudaErrorInvalidValue;
+}
+
+// The same for the fast kernels, which have no f64 instance.
+template <class F>
+cudaError_t with_fast_type(ElementType dtype, F&& f) {
+  switch (dtype) {
+    case ElementType::f32:
+      return f(float());
+    case ElementType::bf16:
+      return f(__nv_bfloat16());
+    case ElementType::f16:
+      return f(__half());
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+template <class index_t>
+struct Position {
+  index_t n, c, y, x;
+};
+
+// The i-th element of [n, channels, height, width] in memory order, so that neighbouring threads touch neighbouring
+// addresses in either layout.
+template <class index_t>
+__device__ __forceinline__ Position<index_t> position(index_t i, Layout layout, index_t channels, index_t height,
+                                                      index_t width) {
+  Position<index_t> at;
+  if (layout == Layout::channels_last) {
+    at.c = i % channels, i /= channels;
+    at.x = i % width, i /= width;
+    at.y = i % height, at.n = i / height;
+  } else {
+    at.x = i % width, i /= width;
+    at.y = i % height, i /= height;
+    at.c = i % channels, at.n = i / channels;
+  }
+  return at;
+}
+
+template <class index_t>
+__device__ __forceinline__ index_t ceil_div(index_t a, index_t b) {
+  return (a + b - 1) / b;  // a >= 0
+}
+
+// The steps k in [0, count) for which first + k * step lies in [0, size).
+template <class index_t>
+struct Range {
+  index_t begin, end;
+};
+template <class index_t>
+__device__ __forceinline__ Range<index_t> steps_inside(index_t first, index_t step, index_t count, index_t size) {
+  Range<index_t> range;
+  range.begin = first < 0 ? ceil_div<index_t>(-first, step) : index_t(0);
+  range.end = first < size ? min(count, ceil_div<index_t>(size - first, step)) : index_t(0);
+  return range;
+}
+
+}  // namespace fastconv::depthwise_conv2d

@@ -1,0 +1,1 @@
+"""Runs the device code of .cu files on a CPU. README.md says how."""

@@ -12,7 +12,7 @@ template <class scalar_t, class index_t>
 __global__ void __launch_bounds__(kGenericThreads) depthwise_conv2d_forward_kernel(const Params p) {
   using acc_t = acc_type<scalar_t>;
   const index_t i = index_t(blockIdx.x) * kGenericThreads + threadIdx.x;
-  const index_t out_channels = index_t(p.out_channels()), out_height = index_t(p.out_height);
+  const index_t out_channels = index_t(p.channels * p.multiplier), out_height = index_t(p.out_height);
   const index_t out_width = index_t(p.out_width);
   const Position<index_t> at = position<index_t>(i, p.layout, out_channels, out_height, out_width);
   if (at.n >= index_t(p.batch)) return;

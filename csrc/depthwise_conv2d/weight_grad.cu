@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kGenericThreads)
     depthwise_conv2d_weight_grad_kernel(const Params p, const ReduceShape shape, acc_type<scalar_t>* partial) {
   using acc_t = acc_type<scalar_t>;
   __shared__ acc_t sums[kGenericThreads];
-  const index_t taps = index_t(p.kernel_h * p.kernel_w);
+  const index_t taps = index_t(p.kernel_h * p.kernel_w), out_channels = index_t(p.channels * p.multiplier);
   index_t block = blockIdx.x;
   const index_t tap = block % taps;
   block /= taps;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kGenericThreads)
   const index_t channel = group * shape.channel_lanes + lane_c, rows = index_t(p.batch * p.out_height);
 
   acc_t sum = 0;
-  if (channel < index_t(p.out_channels())) {
+  if (channel < out_channels) {
     const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + channel * p.output.stride_c;
     const scalar_t* input =
         static_cast<const scalar_t*>(p.input.data) + channel / index_t(p.multiplier) * p.input.stride_c;
@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kGenericThreads)
     if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
-  if (lane == 0 && channel < index_t(p.out_channels()))
-    partial[(split * p.out_channels() + channel) * taps + tap] = sums[threadIdx.x];
+  if (lane == 0 && channel < out_channels)
+    partial[(int64_t(split) * out_channels + channel) * taps + tap] = sums[threadIdx.x];
 }
 
 template <class scalar_t>

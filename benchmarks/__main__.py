@@ -1,0 +1,109 @@
+"""Measures an operator of fastconv against its peers, row by row.
+
+Examples:
+    python -m benchmarks depthwise_conv2d --quick
+    python -m benchmarks depthwise_conv2d --threads 1,2 --json benchmarks/results/depthwise_conv2d.json
+    python -m benchmarks table benchmarks/results/depthwise_conv2d.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+
+OPERATORS = ("depthwise_conv2d",)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    def words(text: str) -> list[str]:
+        return [word.strip().lower() for word in text.split(",") if word.strip()]
+
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=(*OPERATORS, "table"), help="an operator, or `table` to print a result file")
+    parser.add_argument("file", nargs="?", type=Path, help="with `table`: a file that --json wrote")
+    parser.add_argument("--quick", action="store_true", help="few cases, short timing, no torch.compile, one thread")
+    parser.add_argument("--threads", type=words, help="CPU threads, such as 1,2 (default: 1 and all)")
+    parser.add_argument("--dtype", type=words, default=["f32", "bf16"], help="of f32, f64, bf16, f16 (f32,bf16)")
+    parser.add_argument("--layout", type=words, default=["nchw", "channels_last"], help="nchw,channels_last")
+    parser.add_argument("--direction", type=words, default=["forward", "backward"], help="forward,backward")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--filter", default="", help="only the cases whose name matches this regular expression")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="a torch.compile column (default: unless --quick)"
+    )
+    parser.add_argument("--budget", type=float, help="seconds of timing each column of a row gets (0.4; --quick 0.1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows and the machine to FILE")
+    options = parser.parse_args(arguments)
+    if options.what == "table" and options.file is None:
+        parser.error("table needs the file that --json wrote")
+    for name, known in (
+        ("dtype", ("f32", "f64", "bf16", "f16")),
+        ("layout", ("nchw", "channels_last")),
+        ("direction", ("forward", "backward")),
+    ):
+        if unknown := set(getattr(options, name)) - set(known):
+            parser.error(f"--{name}: {', '.join(sorted(unknown))} is not one of {', '.join(known)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is nvcc and no GPU
+    from benchmarks import harness  # imports torch, which --help does without
+
+    if options.what == "table":
+        print(harness.markdown_tables(json.loads(options.file.read_text())))
+        return 0
+
+    import torch
+
+    everything = torch.get_num_threads()
+    if options.device == "cuda":
+        if not torch.cuda.is_available():
+            print("This torch sees no CUDA device.", file=sys.stderr)
+            return 2
+        threads = [everything]
+    elif options.threads:
+        threads = [int(count) for count in options.threads]
+    else:
+        threads = [1] if options.quick else sorted({1, everything})
+    settings = [
+        harness.Setting(direction, dtype, layout, options.device, count)
+        for count, direction, dtype, layout in itertools.product(
+            threads, options.direction, options.dtype, options.layout
+        )
+    ]
+    page: harness.Page = importlib.import_module(f"benchmarks.{options.what}")  # type: ignore[assignment]
+    pattern = re.compile(options.filter)
+    printer = harness.TablePrinter(page.PEERS)
+    rows = harness.run(
+        page,
+        harness.Options(
+            settings=settings,
+            quick=options.quick,
+            with_compile=not options.quick if options.compile is None else options.compile,
+            budget_s=options.budget or (0.1 if options.quick else 0.4),
+            only=lambda name: pattern.search(name) is not None,
+        ),
+        printer,
+    )
+    print()
+    print("\n".join(harness.summary_lines(rows)))
+    if options.json:
+        harness.write_json(options.json, options.what, options.device, rows)
+        print(f"written: {options.json}")
+    if not rows:
+        return 2
+    return 0 if all(row["correct"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

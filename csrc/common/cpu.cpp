@@ -1,0 +1,49 @@
+#include "common/cpu.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace fastconv {
+namespace {
+
+Isa supported() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) return Isa::avx512;
+  if (avx2) return Isa::avx2;
+#endif
+  return Isa::baseline;
+}
+
+Isa choose() {
+  const Isa best = supported();
+  const char* wanted = std::getenv("FASTCONV_CPU_CAPABILITY");
+  if (wanted == nullptr) return best;
+  if (std::strcmp(wanted, "baseline") == 0) return Isa::baseline;
+  if (std::strcmp(wanted, "avx2") == 0 && best > Isa::avx2) return Isa::avx2;
+  return best;
+}
+
+}  // namespace
+
+Isa cpu_isa() {
+  static const Isa isa = choose();
+  return isa;
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx2:
+      return "avx2";
+    default:
+      return "baseline";
+  }
+}
+
+}  // namespace fastconv

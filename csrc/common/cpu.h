@@ -1,0 +1,13 @@
+// Which instruction set the CPU kernels use. Each kernel source is compiled once per set (foreach_isa.h) and the best
+// that the machine has is chosen when the library is loaded.
+#pragma once
+
+namespace fastconv {
+
+enum class Isa : int { baseline, avx2, avx512 };
+
+// The environment variable FASTCONV_CPU_CAPABILITY (avx512, avx2, baseline) can lower the choice, for tests.
+Isa cpu_isa();
+const char* isa_name(Isa isa);
+
+}  // namespace fastconv

@@ -1,0 +1,194 @@
+// Vectors of one instruction set (see foreach_isa.h): FASTCONV_VECTOR_BYTES of float or double, with loads and stores
+// that convert from and to the storage types. No include guard: included once per instruction set.
+#define FASTCONV_INLINE inline __attribute__((always_inline))
+
+namespace fastconv::FASTCONV_ISA {
+
+template <class acc_t>
+inline constexpr int kLanes = FASTCONV_VECTOR_BYTES / sizeof(acc_t);
+// Vector registers: what a register tile may use.
+inline constexpr int kRegisters = FASTCONV_VECTOR_BYTES == 32 ? 16 : 32;
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(FASTCONV_VECTOR_BYTES)));
+};
+template <class acc_t>
+using Vec = typename VectorOf<acc_t>::type;
+using VecInt = VectorOf<int32_t>::type;
+
+template <class acc_t>
+FASTCONV_INLINE Vec<acc_t> broadcast(acc_t value) {
+  return value - Vec<acc_t>{};
+}
+
+// ---- loads: kLanes elements from any address, converted to acc_t
+
+FASTCONV_INLINE Vec<float> load(const float* p) {
+  Vec<float> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+FASTCONV_INLINE Vec<double> load(const double* p) {
+  Vec<double> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+FASTCONV_INLINE Vec<float> load(const bf16* p) {
+  typedef uint16_t Half __attribute__((vector_size(FASTCONV_VECTOR_BYTES / 2)));
+  typedef uint32_t Full __attribute__((vector_size(FASTCONV_VECTOR_BYTES)));
+  Half half;
+  std::memcpy(&half, p, sizeof half);
+  const Full bits = __builtin_convertvector(half, Full) << 16;
+  Vec<float> v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+FASTCONV_INLINE Vec<float> load(const f16* p) {
+#if FASTCONV_VECTOR_BYTES == 64
+  __m256i half;
+  std::memcpy(&half, p, 32);
+  return (Vec<float>)_mm512_cvtph_ps(half);
+#elif FASTCONV_VECTOR_BYTES == 32
+  __m128i half;
+  std::memcpy(&half, p, 16);
+  return (Vec<float>)_mm256_cvtph_ps(half);
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = to_float(p[i]);
+  return v;
+#endif
+}
+
+// The first `count` elements, zeros after them.
+template <class scalar_t>
+FASTCONV_INLINE Vec<acc_type<scalar_t>> load_first(const scalar_t* p, int64_t count) {
+  constexpr int lanes = kLanes<acc_type<scalar_t>>;
+  if (count >= lanes) return load(p);
+  scalar_t buffer[lanes] = {};
+  for (int64_t i = 0; i < count; ++i) buffer[i] = p[i];
+  return load(buffer);
+}
+
+// ---- stores
+
+FASTCONV_INLINE void store(float* p, Vec<float> v) { std::memcpy(p, &v, sizeof v); }
+FASTCONV_INLINE void store(double* p, Vec<double> v) { std::memcpy(p, &v, sizeof v); }
+FASTCONV_INLINE void store(bf16* p, Vec<float> v) {
+  typedef uint16_t Half __attribute__((vector_size(FASTCONV_VECTOR_BYTES / 2)));
+  typedef uint32_t Full __attribute__((vector_size(FASTCONV_VECTOR_BYTES)));
+  Full bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  const Full rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const VecInt is_nan = v != v;
+  Full mask;
+  std::memcpy(&mask, &is_nan, sizeof mask);
+  const Half half = __builtin_convertvector((rounded & ~mask) | (0x7fc0 & mask), Half);
+  std::memcpy(p, &half, sizeof half);
+}
+FASTCONV_INLINE void store(f16* p, Vec<float> v) {
+#if FASTCONV_VECTOR_BYTES == 64
+  const __m256i half = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  std::memcpy(p, &half, 32);
+#elif FASTCONV_VECTOR_BYTES == 32
+  const __m128i half = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  std::memcpy(p, &half, 16);
+#else
+  for (int i = 0; i < kLanes<float>; ++i) p[i] = from_float<f16>(v[i]);
+#endif
+}
+
+template <class scalar_t>
+FASTCONV_INLINE void store_first(scalar_t* p, Vec<acc_type<scalar_t>> v, int64_t count) {
+  constexpr int lanes = kLanes<acc_type<scalar_t>>;
+  if (count >= lanes) return store(p, v);
+  scalar_t buffer[lanes];
+  store(buffer, v);
+  // Halves of halves: the sizes of these copies are constants, so each is one move.
+  int64_t done = 0;
+  for (int part = lanes / 2; part > 0; part /= 2)
+    if (count & part) {
+      std::memcpy(p + done, buffer + done, part * sizeof(scalar_t));
+      done += part;
+    }
+}
+
+template <class acc_t>
+FASTCONV_INLINE acc_t sum_lanes(Vec<acc_t> v) {
+  acc_t parts[kLanes<acc_t>];
+  std::memcpy(parts, &v, sizeof v);
+  for (int half = kLanes<acc_t> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  return parts[0];
+}
+
+// ---- activations
+
+template <class acc_t>
+FASTCONV_INLINE Vec<acc_t> clamp(Vec<acc_t> v, acc_t low, acc_t high) {  // NaN stays NaN
+  v = v < low ? broadcast(low) : v;
+  return v > high ? broadcast(high) : v;
+}
+
+// e^x within 1.5 units in the last place: 2^n times a polynomial in the remainder, |remainder| <= ln(2) / 2.
+FASTCONV_INLINE Vec<float> exp(Vec<float> x) {
+  x = clamp<float>(x, -87.3f, 88.7f);
+  const float kRound = 12582912.f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const Vec<float> shifted = x * 1.44269504f + kRound, n = shifted - kRound;
+  const Vec<float> r = (x - n * 0.693145751953125f) - n * 1.42860682e-6f;
+  // Chebyshev fit of (e^r - 1 - r) / r^2.
+  Vec<float> p = broadcast(1.393364297e-3f);
+  p = p * r + 8.363175565e-3f;
+  p = p * r + 4.166646498e-2f;
+  p = p * r + 1.666657700e-1f;
+  p = p * r + 5.000000013e-1f;
+  p = p * (r * r) + r + 1.f;
+  VecInt exponent;
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  exponent = (exponent + 127) << 23;
+  Vec<float> scale;
+  std::memcpy(&scale, &exponent, sizeof scale);
+  return p * scale;
+}
+FASTCONV_INLINE Vec<double> exp(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+
+// The normal distribution function, 0.5 * erfc(-x / sqrt(2)), with a small relative error in both tails:
+// erfc(z) = t * exp(-z^2 + p(t)) with t = 1 / (1 + z / 2); p is a Chebyshev fit over 0 <= z <= 10 (error 1e-8).
+FASTCONV_INLINE Vec<float> normal_cdf(Vec<float> x) {
+  const Vec<float> z = clamp<float>((x < 0 ? -x : x) * 0.707106781f, 0.f, 10.f);
+  const Vec<float> t = 1.f / (1.f + 0.5f * z), u = t * 2.4f - 1.4f;  // u in [-1, 1]
+  Vec<float> p = broadcast(-2.285576951e-05f);
+  for (float coefficient : {5.486024673e-05f, 1.298682140e-04f, -5.343206103e-04f, -2.759611577e-04f, 3.707476740e-03f,
+                            -1.045551835e-03f, -2.947033686e-02f, 1.574507407e-02f, 5.703071030e-01f, -5.585953537e-01f})
+    p = p * u + coefficient;
+  const Vec<float> half_erfc = 0.5f * t * exp(p - z * z);
+  return x < 0 ? half_erfc : 1.f - half_erfc;
+}
+FASTCONV_INLINE Vec<double> normal_cdf(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = 0.5 * std::erfc(-x[i] * 0.70710678118654752440);
+  return x;
+}
+
+template <class acc_t>
+FASTCONV_INLINE Vec<acc_t> activate(Vec<acc_t> x, Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      break;
+    case Activation::relu:
+      return x < acc_t(0) ? Vec<acc_t>{} : x;  // NaN stays NaN, as in torch
+    case Activation::relu6:
+      return clamp<acc_t>(x, 0, 6);
+    case Activation::silu:
+      return x / (1 + exp(-x));
+    case Activation::gelu:
+      return x * normal_cdf(x);
+    case Activation::hardswish:
+      return x * clamp<acc_t>(x + 3, 0, 6) / acc_t(6);
+  }
+  return x;
+}
+
+}  // namespace fastconv::FASTCONV_ISA

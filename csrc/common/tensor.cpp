@@ -1,0 +1,108 @@
+#include "common/tensor.h"
+
+#include <limits>
+
+namespace fastconv {
+
+std::string shape_text(const Tensor& tensor) {
+  std::string result = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) result += (i ? ", " : "") + std::to_string(tensor.size(i));
+  return result + "]";
+}
+
+std::string list_text(const std::vector<int64_t>& values) {
+  std::string result = "(";
+  for (size_t i = 0; i < values.size(); ++i) result += (i ? ", " : "") + std::to_string(values[i]);
+  return result + ")";
+}
+
+std::string device_text(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  const std::string kind = tensor.is_cuda() ? "cuda:" : "device ";
+  return kind + std::to_string(tensor.get_device_index());
+}
+
+const char* dtype_text(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+ElementType check_element_type(const char* op, const char* name, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return ElementType::f32;
+    case ScalarType::Double:
+      return ElementType::f64;
+    case ScalarType::BFloat16:
+      return ElementType::bf16;
+    case ScalarType::Half:
+      return ElementType::f16;
+    default:
+      FASTCONV_CHECK(false, op, ": ", name, " must be float32, float64, bfloat16 or float16, got ",
+                     dtype_text(tensor.scalar_type()));
+  }
+  return ElementType::f32;  // not reached
+}
+
+void check_like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
+  FASTCONV_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", name, " must have the dtype of input (",
+                 dtype_text(input.scalar_type()), "), got ", dtype_text(tensor.scalar_type()));
+  const bool same_device = tensor.is_cpu() == input.is_cpu() && tensor.get_device_index() == input.get_device_index();
+  FASTCONV_CHECK(same_device, op, ": ", name, " must be on the device of input (", device_text(input), "), got ",
+                 device_text(tensor));
+}
+
+void check_pair(const char* op, const char* name, const std::vector<int64_t>& values, int64_t minimum) {
+  FASTCONV_CHECK(values.size() == 2, op, ": ", name, " must have 2 values, got ", list_text(values));
+  for (int64_t value : values)
+    FASTCONV_CHECK(value >= minimum && value <= std::numeric_limits<int32_t>::max(), op, ": ", name,
+                   " must be at least ", minimum, " and less than 2^31, got ", list_text(values));
+}
+
+Activation check_activation(const char* op, const std::string& name) {
+  static constexpr const char* kNames[] = {"none", "relu", "relu6", "silu", "gelu", "hardswish"};
+  for (int i = 0; i < 6; ++i)
+    if (name == kNames[i]) return static_cast<Activation>(i);
+  FASTCONV_CHECK(false, op, ": activation must be none, relu, relu6, silu, gelu or hardswish, got \"", name, "\"");
+  return Activation::none;  // not reached
+}
+
+Layout layout_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  if (strides[1] == 0) return Layout::nchw;
+  int64_t smallest = 0;
+  for (int d : {1, 3, 2, 0}) {
+    if (sizes[d] == 0 || strides[d] < smallest) return Layout::nchw;
+    if (d == 0 && smallest == strides[1]) return Layout::nchw;  // [N, 1, 1, 1] fits both: nchw
+    smallest = strides[d] * (sizes[d] > 1 ? sizes[d] : 1);
+  }
+  return Layout::channels_last;
+}
+
+Tensor empty_feature_map(const Tensor& like, const std::vector<int64_t>& sizes, Layout layout) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              memory_format(layout));
+}
+
+Tensor readable_in(const Tensor& tensor, Layout layout) {
+  const int inner = layout == Layout::channels_last ? 1 : 3;
+  if (tensor.stride(inner) == 1 || tensor.size(inner) <= 1) return tensor;
+  return torch::stable::contiguous(tensor, memory_format(layout));
+}
+
+FeatureMap feature_map(const Tensor& tensor) {
+  const auto strides = tensor.strides();
+  return {tensor.data_ptr(), strides[0], strides[1], strides[2], strides[3]};
+}
+
+}  // namespace fastconv

@@ -1,0 +1,62 @@
+// Argument checks, shape text and memory formats over stable-ABI tensors.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/activation.h"
+#include "common/types.h"
+
+namespace fastconv {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
+
+// Throws the bare text (STD_TORCH_CHECK would put the build machine's file path in front of it). The text is made only
+// when the check fails.
+#define FASTCONV_CHECK(condition, ...)                          \
+  do {                                                          \
+    if (!(condition)) [[unlikely]]                              \
+      throw std::runtime_error(::fastconv::text(__VA_ARGS__));  \
+  } while (false)
+
+std::string shape_text(const Tensor& tensor);                      // [2, 3, 4]
+std::string list_text(const std::vector<int64_t>& values);         // (1, 2)
+std::string device_text(const Tensor& tensor);                     // cuda:0
+const char* dtype_text(ScalarType dtype);                          // bfloat16
+
+// The argument `name` of `op` must be a float tensor that kernels exist for.
+ElementType check_element_type(const char* op, const char* name, const Tensor& tensor);
+// `tensor` must have the dtype and the device of `input`.
+void check_like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input);
+// `values` must be a pair, each at least `minimum` (and below 2^31, so that index arithmetic cannot overflow).
+void check_pair(const char* op, const char* name, const std::vector<int64_t>& values, int64_t minimum);
+Activation check_activation(const char* op, const std::string& name);
+
+// torch's rule (Tensor::suggest_memory_format) for a 4-d tensor, ambiguous sizes included.
+Layout layout_of(const Tensor& tensor);
+inline MemoryFormat memory_format(Layout layout) {
+  return layout == Layout::channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+Tensor empty_feature_map(const Tensor& like, const std::vector<int64_t>& sizes, Layout layout);
+// `tensor` itself where kernels of this layout can read its strides, else a contiguous copy.
+Tensor readable_in(const Tensor& tensor, Layout layout);
+FeatureMap feature_map(const Tensor& tensor);
+
+}  // namespace fastconv

@@ -1,0 +1,315 @@
+// Drivers of the forward pass and the input gradient: pack rows, compute tiles, store rows.
+namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
+
+// Scratch that stays in the second-level cache beside what streams through.
+inline constexpr int64_t kScratchBytes = 512 * 1024;
+
+// channels_last: the channel blocks that share a cache line are computed one after the other by one worker.
+template <class scalar_t>
+inline constexpr int kBlocksPerLine = 64 / int(sizeof(scalar_t)) / kLanes<acc_type<scalar_t>>;
+
+template <class scalar_t>
+inline int64_t block_groups(int64_t channels) {
+  constexpr int64_t channels_of_group = int64_t(kBlocksPerLine<scalar_t>) * kLanes<acc_type<scalar_t>>;
+  return (channels + channels_of_group - 1) / channels_of_group;
+}
+
+template <class scalar_t>
+inline Split split_of(const Correlation& c, int64_t threads) {
+  using acc_t = acc_type<scalar_t>;
+  const bool nchw = c.params->layout == Layout::nchw;
+  const int64_t units = c.params->batch * (nchw ? c.channels : block_groups<scalar_t>(c.channels));
+  const int64_t row_elements =
+      nchw ? nchw_row_format<acc_t>(c.x).pitch : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
+  // Few units: cut them, so that every thread gets about four items.
+  const int64_t strips = threads == 1 ? 1 : (4 * threads + units - 1) / units;
+  int64_t rows = (c.y.count + strips - 1) / strips;
+  const int64_t fitting = kScratchBytes / int64_t(sizeof(acc_t)) / (row_elements * c.sources) - c.y.span;
+  if (rows * c.y.stride > fitting) rows = fitting / c.y.stride;
+  rows = rows < 8 ? 8 : (rows + 7) / 8 * 8;  // whole tiles
+  return {rows, units * ((c.y.count + rows - 1) / rows)};
+}
+
+// Taps of every phase, one phase after the other, each [sources, taps_h, taps_w] (times kLanes in channels_last).
+template <class scalar_t, class acc_t, bool kLaneWeights>
+inline void pack_weights(const Correlation& c, int64_t channel, acc_t* packed) {
+  const Params& p = *c.params;
+  const scalar_t* weight = static_cast<const scalar_t*>(p.weight);
+  constexpr int lanes = kLaneWeights ? kLanes<acc_t> : 1;
+  for (const Phase& py : c.y.phases)
+    for (const Phase& px : c.x.phases)
+      for (int64_t j = 0; j < c.sources; ++j)
+        for (int64_t qy = 0; qy < py.taps; ++qy)
+          for (int64_t qx = 0; qx < px.taps; ++qx) {
+            const int64_t tap = (py.k_first + qy * py.k_step) * p.kernel_w + px.k_first + qx * px.k_step;
+            for (int lane = 0; lane < lanes; ++lane) {
+              const int64_t kernel = (channel + lane) * c.sources + j;
+              *packed++ = channel + lane < c.channels ? to_float(weight[kernel * p.kernel_h * p.kernel_w + tap]) : 0;
+            }
+          }
+}
+
+// [phases, kernel_w]: elements from the first column of a scratch row to each tap's.
+inline void fill_tap_columns(const Axis& x, bool lanes_are_channels, int64_t sub_pitch, int64_t lanes, int64_t kernel_w,
+                             int64_t* tap_columns) {
+  for (const Phase& px : x.phases) {
+    for (int64_t q = 0; q < px.taps; ++q) {
+      const int64_t column = px.shift + q * x.dilation;
+      tap_columns[q] = lanes_are_channels ? column * lanes : column % x.stride * sub_pitch + column / x.stride;
+    }
+    tap_columns += kernel_w;
+  }
+}
+
+template <class scalar_t>
+FASTCONV_INLINE Vec<acc_type<scalar_t>> finish(Vec<acc_type<scalar_t>> v, Vec<acc_type<scalar_t>> bias,
+                                               Activation activation) {
+  return activate<acc_type<scalar_t>>(v + bias, activation);
+}
+
+// ---- nchw
+
+template <class scalar_t, class acc_t>
+inline void store_nchw_row(const Correlation& c, const acc_t* sums, int64_t phase_step, acc_t bias, scalar_t* row) {
+  constexpr int lanes = kLanes<acc_t>;
+  if (c.x.phases.size() == 1) {
+    const int64_t count = c.x.phases[0].count;
+    for (int64_t i = 0; i < count; i += lanes)
+      store_first(row + i, finish<scalar_t>(load(sums + i), broadcast(bias), c.activation), count - i);
+    return;
+  }
+  if (c.x.step == 2) {  // the common case, written so that the compiler interleaves vectors
+    const int64_t pairs = c.x.phases[1].count;
+    const acc_t* odd = sums + phase_step;
+    for (int64_t i = 0; i < pairs; ++i) {
+      row[2 * i] = from_float<scalar_t>(sums[i]);
+      row[2 * i + 1] = from_float<scalar_t>(odd[i]);
+    }
+    if (c.x.phases[0].count > pairs) row[2 * pairs] = from_float<scalar_t>(sums[pairs]);
+    return;
+  }
+  for (const Phase& px : c.x.phases) {
+    for (int64_t i = 0; i < px.count; ++i) row[px.first + c.x.step * i] = from_float<scalar_t>(sums[i]);
+    sums += phase_step;
+  }
+}
+
+template <class scalar_t>
+void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
+  using acc_t = acc_type<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const Params& p = *c.params;
+  const RowFormat format = nchw_row_format<acc_t>(c.x);
+  const int64_t vectors = (c.x.count + lanes - 1) / lanes, strips = (c.y.count + strip - 1) / strip;
+  const int64_t rows = vectors == 1 ? kNarrowRows : kNchwRows;
+  const int64_t phases_x = c.x.phases.size();
+  // Forward of float and double: the kernels lie in memory as the tiles read them.
+  const bool in_order = c.sources == 1 && c.y.phases.size() == 1 && phases_x == 1 && c.x.phases[0].k_step == 1;
+  // Columns are cut evenly: two tiles of 3 vectors are faster than one of 4 and one of 2.
+  const int64_t chunks = (vectors + kNchwVectors - 1) / kNchwVectors;
+
+  // Rows of a tile that share input rows lie `dilation` apart: a group is what `dilation` such tiles cover.
+  bool any_shared = false;
+  for (const Phase& py : c.y.phases)
+    for (const Phase& px : c.x.phases) any_shared |= choose_walk(c, py, px, rows, sizeof(acc_t) == 4) == Walk::shared;
+  const int64_t interleave = any_shared ? c.y.dilation : 1, group = rows * interleave;
+
+  const int64_t source_rows = ((strip + group - 1) / group * group - 1) * c.y.stride + c.y.span;
+  const int64_t sums_pitch = vectors * lanes, phase_step = group * sums_pitch;
+  acc_t *source_scratch, *weights, *sums;
+  int64_t* tap_columns;
+  auto cut = [&](void* data) {
+    ScratchLayout layout(data);
+    source_scratch = layout.take<acc_t>(c.sources * source_rows * format.pitch + lanes);
+    weights = layout.take<acc_t>(c.sources * p.kernel_h * p.kernel_w);
+    sums = layout.take<acc_t>(phases_x * phase_step);
+    tap_columns = layout.take<int64_t>(p.kernel_w * phases_x);
+    return layout.bytes();
+  };
+  cut(thread_scratch(cut(nullptr)));
+  fill_tap_columns(c.x, false, format.sub_pitch, lanes, p.kernel_w, tap_columns);
+
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t plane = item / strips, n = plane / c.channels, channel = plane % c.channels;
+    const int64_t first = item % strips * strip, last = first + strip < c.y.count ? first + strip : c.y.count;
+    const acc_t* plane_weights = weights;
+    if (std::is_same_v<scalar_t, acc_t> && in_order)
+      plane_weights = static_cast<const acc_t*>(p.weight) + channel * p.kernel_h * p.kernel_w;
+    else if (item == begin || item % strips == 0)
+      pack_weights<scalar_t, acc_t, false>(c, channel, weights);
+    const acc_t bias = c.bias ? to_float(static_cast<const scalar_t*>(c.bias)[channel]) : acc_t(0);
+    scalar_t* out_plane = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n +
+                          channel * c.destination.stride_c;
+    int64_t packed = 0;
+    for (int64_t row0 = first; row0 < last; row0 += group) {
+      const int64_t group_end = row0 + group < last ? row0 + group : last;
+      const int64_t needed = (group_end - 1 - first) * c.y.stride + c.y.span;
+      for (; packed < needed; ++packed) {
+        const int64_t y = first * c.y.stride + packed - c.y.pad;
+        for (int64_t j = 0; j < c.sources; ++j) {
+          const scalar_t* source = nullptr;
+          if (y >= 0 && y < c.y.source_size)
+            source = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n +
+                     (channel * c.sources + j) / c.repeat * c.source.stride_c + y * c.source.stride_h;
+          pack_nchw_row(source, c.x, format, source_scratch + (j * source_rows + packed) * format.pitch);
+        }
+      }
+      const acc_t* phase_weights = plane_weights;
+      for (const Phase& py : c.y.phases) {
+        for (int64_t ix = 0; ix < phases_x; ++ix) {
+          const Phase& px = c.x.phases[ix];
+          const Walk walk = choose_walk(c, py, px, rows, sizeof(acc_t) == 4);
+          const int64_t row_gap = walk == Walk::shared ? interleave : 1;
+          for (int64_t tile = 0; tile < interleave; ++tile) {
+            const int64_t tile_row = row_gap == 1 ? tile * rows : tile;  // in the group
+            if (row0 + tile_row >= last) break;
+            int64_t vector = 0;
+            for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+              const int64_t width = (vectors - vector + chunks - chunk - 1) / (chunks - chunk);
+              const acc_t* in = source_scratch +
+                                ((row0 - first + tile_row) * c.y.stride + py.shift) * format.pitch + vector * lanes;
+              nchw_tile<acc_t>(walk, rows, width)(
+                  {in, row_gap * c.y.stride * format.pitch, c.y.dilation * format.pitch, lanes, tap_columns + ix * p.kernel_w,
+                   format.sub_pitch, phase_weights, py.taps, px.taps, c.sources, source_rows * format.pitch,
+                   sums + ix * phase_step + tile_row * sums_pitch + vector * lanes, row_gap * sums_pitch});
+              vector += width;
+            }
+          }
+          phase_weights += c.sources * py.taps * px.taps;
+        }
+        const int64_t rows_end = group_end < py.count ? group_end : py.count;
+        for (int64_t row = row0; row < rows_end; ++row)
+          store_nchw_row(c, sums + (row - row0) * sums_pitch, phase_step, bias,
+                         out_plane + (py.first + c.y.step * row) * c.destination.stride_h);
+      }
+    }
+  }
+}
+
+// ---- channels_last
+
+template <class scalar_t>
+void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
+  using acc_t = acc_type<scalar_t>;
+  constexpr int L = kLanes<acc_t>;
+  const Params& p = *c.params;
+  const int64_t strips = (c.y.count + strip - 1) / strip;
+  const int64_t columns = (c.x.count - 1) * c.x.stride + c.x.span, pitch = columns * L;
+  const int64_t phases_x = c.x.phases.size();
+  bool any_shared = false;
+  for (const Phase& py : c.y.phases)
+    for (const Phase& px : c.x.phases)
+      any_shared |= choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4) == Walk::shared;
+  const int64_t interleave = any_shared ? c.y.dilation : 1, group = kLanesRows * interleave;
+
+  const int64_t source_rows = ((strip + group - 1) / group * group - 1) * c.y.stride + c.y.span;
+  const int64_t weights_step = c.sources * p.kernel_h * p.kernel_w * L;
+  acc_t *source_scratch, *weights, *sums, *bias;
+  int64_t* tap_columns;
+  auto cut = [&](void* data) {
+    ScratchLayout layout(data);
+    source_scratch = layout.take<acc_t>(c.sources * source_rows * pitch);
+    weights = layout.take<acc_t>(kBlocksPerLine<scalar_t> * weights_step);
+    sums = layout.take<acc_t>(kLanesRows * kLanesColumns * L);
+    bias = layout.take<acc_t>(L);
+    tap_columns = layout.take<int64_t>(p.kernel_w * phases_x);
+    return layout.bytes();
+  };
+  cut(thread_scratch(cut(nullptr)));
+  fill_tap_columns(c.x, true, 0, L, p.kernel_w, tap_columns);
+
+  int64_t packed_group = -1;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t block_group = item / (p.batch * strips), n = item / strips % p.batch;
+    const int64_t first = item % strips * strip, last = first + strip < c.y.count ? first + strip : c.y.count;
+    for (int64_t b = 0; b < kBlocksPerLine<scalar_t>; ++b) {
+    const int64_t channel = (block_group * kBlocksPerLine<scalar_t> + b) * L;
+    if (channel >= c.channels) break;
+    const int64_t live = c.channels - channel < L ? c.channels - channel : L;
+    acc_t* block_weights = weights + b * weights_step;
+    if (block_group != packed_group) pack_weights<scalar_t, acc_t, true>(c, channel, block_weights);
+    store(bias, c.bias ? load_first(static_cast<const scalar_t*>(c.bias) + channel, live) : Vec<acc_t>{});
+    scalar_t* out_image = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n + channel;
+    int64_t packed = 0;
+    for (int64_t row0 = first; row0 < last; row0 += group) {
+      const int64_t group_end = row0 + group < last ? row0 + group : last;
+      const int64_t needed = (group_end - 1 - first) * c.y.stride + c.y.span;
+      for (; packed < needed; ++packed) {
+        const int64_t y = first * c.y.stride + packed - c.y.pad;
+        const scalar_t* source = nullptr;
+        if (y >= 0 && y < c.y.source_size)
+          source = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n + y * c.source.stride_h;
+        for (int64_t j = 0; j < c.sources; ++j)
+          pack_lanes_row(source, c.source.stride_w, c.x, columns, {channel, live, c.sources, c.repeat, j},
+                         source_scratch + (j * source_rows + packed) * pitch);
+      }
+      const acc_t* phase_weights = block_weights;
+      for (const Phase& py : c.y.phases) {
+        for (int64_t ix = 0; ix < phases_x; ++ix) {
+          const Phase& px = c.x.phases[ix];
+          const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4);
+          const int64_t row_gap = walk == Walk::shared ? interleave : 1;
+          for (int64_t tile = 0; tile < interleave; ++tile) {
+            const int64_t tile_row = row0 + (row_gap == 1 ? tile * kLanesRows : tile);
+            if (tile_row >= last) break;
+            int64_t width;
+            for (int64_t column = 0; column < px.count; column += width) {
+              const TileFunction<acc_t> run = lanes_tile<acc_t>(walk, px.count - column, &width);
+              const acc_t* in = source_scratch + ((tile_row - first) * c.y.stride + py.shift) * pitch +
+                                column * c.x.stride * L;
+              run({in, row_gap * c.y.stride * pitch, c.y.dilation * pitch, c.x.stride * L,
+                   tap_columns + ix * p.kernel_w, 0, phase_weights, py.taps, px.taps, c.sources, source_rows * pitch,
+                   sums, width * L});
+              for (int64_t r = 0; r < kLanesRows; ++r) {
+                const int64_t row = tile_row + r * row_gap;
+                if (row >= last || row >= py.count) continue;
+                scalar_t* out = out_image + (py.first + c.y.step * row) * c.destination.stride_h +
+                                (px.first + c.x.step * column) * c.destination.stride_w;
+                for (int64_t t = 0; t < width; ++t)
+                  store_first(out + t * c.x.step * c.destination.stride_w,
+                              finish<scalar_t>(load(sums + (r * width + t) * L), load(bias), c.activation), live);
+              }
+            }
+          }
+          phase_weights += c.sources * py.taps * px.taps * L;
+        }
+      }
+    }
+    }
+    packed_group = block_group;
+  }
+}
+
+inline Split split(const Correlation& c, int64_t threads) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return split_of<float>(c, threads);
+    case ElementType::f64:
+      return split_of<double>(c, threads);
+    default:
+      return split_of<bf16>(c, threads);  // both 16-bit types
+  }
+}
+
+template <class scalar_t>
+inline void correlate_range(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
+  if (c.params->layout == Layout::nchw)
+    correlate_nchw<scalar_t>(c, strip, begin, end);
+  else
+    correlate_lanes<scalar_t>(c, strip, begin, end);
+}
+
+inline void correlate(const Correlation& c, Split split, int64_t begin, int64_t end) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return correlate_range<float>(c, split.rows, begin, end);
+    case ElementType::f64:
+      return correlate_range<double>(c, split.rows, begin, end);
+    case ElementType::bf16:
+      return correlate_range<bf16>(c, split.rows, begin, end);
+    case ElementType::f16:
+      return correlate_range<f16>(c, split.rows, begin, end);
+  }
+}
+
+}  // namespace fastconv::depthwise_conv2d::FASTCONV_ISA

@@ -1,0 +1,15 @@
+// Every schema of the namespace: the ABI of fastconv on one page. Backward operators begin with an underscore; they
+// are operators so that derivatives of derivatives, torch.compile and the profiler see them.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fastconv, m) {
+  m.def(
+      "depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias=None, int[2] stride=1, int[2] padding=0, "
+      "int[2] dilation=1, str activation=\"none\") -> Tensor");
+  m.def(
+      "_depthwise_conv2d_input_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
+      "int[2] dilation) -> Tensor");
+  m.def(
+      "_depthwise_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, bool deterministic) -> Tensor");
+}

@@ -1,0 +1,14 @@
+"""fastconv: fast convolution operators for PyTorch, on the CPU and on the GPU.
+
+Functions (`fastconv.depthwise_conv2d`) call operators (`torch.ops.fastconv.depthwise_conv2d`), which PyTorch treats as
+its own: autograd and double backward, autocast, torch.compile, export and vmap. `fastconv.nn` has the modules.
+"""
+
+from importlib.metadata import version as _version
+
+from . import _load  # noqa: F401  (registers the operators: first)
+from . import nn
+from .ops import depthwise_conv2d
+
+__version__ = _version("fastconv")
+__all__ = ["__version__", "depthwise_conv2d", "nn"]

@@ -1,0 +1,49 @@
+"""Helpers with which each operator's page registers what Python knows about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("fastconv", "IMPL")  # registrations last as long as this object
+
+
+def suggest_channels_last(x: Tensor) -> bool:
+    """Whether torch would keep a 4-d tensor with these strides in channels_last (`Tensor::suggest_memory_format`)."""
+    return torch._prims_common.suggest_memory_format(x) == torch.channels_last
+
+
+def register_autocast_lower(name: str) -> None:
+    """Under autocast, run the operator in autocast's dtype, as torch does for its convolutions.
+
+    `torch.library.register_autocast` would fix the dtype at registration, so that fp16 came out under bf16 autocast.
+    """
+    overload = getattr(torch.ops.fastconv, name).default
+
+    def rule_for(device: str, key: str) -> Callable[..., Any]:
+        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def cast(value: Any) -> Any:
+            # float64 stays, as in torch's own rule.
+            castable = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+            return value.to(torch.get_autocast_dtype(device)) if castable else value
+
+        def rule(*args: Any) -> Any:
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                return overload(*map(cast, args))
+
+        return rule
+
+    for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+        _library.impl(name, rule_for(device, key), key)
+
+
+def move_batch_dim(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
+    """`x` with its vmapped dimension at `to`; expanded there if it has none."""
+    if dim is not None:
+        return x.movedim(dim, to)
+    shape: Sequence[int] = [*x.shape[:to], size, *x.shape[to:]]
+    return x.unsqueeze(to).expand(shape)

@@ -1,0 +1,1 @@
+"""Networks; they reach the kernels only through fastconv.nn."""

@@ -1,0 +1,5 @@
+"""Plain torch statements of what each operator computes: slow, differentiable, obviously right."""
+
+from .depthwise_conv2d import depthwise_conv2d
+
+__all__ = ["depthwise_conv2d"]

@@ -1,0 +1,135 @@
+"""Builds fastconv's two extensions; pyproject.toml holds everything else about the package.
+
+fastconv._C       schemas, argument checks, CPU kernels; always built.
+fastconv/_C_cuda  CUDA kernels; built where nvcc is found. A GPU is not needed to build it.
+
+Environment:
+  FASTCONV_CUDA=1|0       insist on the CUDA kernels, or leave them out
+  FASTCONV_ONLY=a,b       build only these operators' kernels (for short rebuilds while developing)
+  TORCH_CUDA_ARCH_LIST    GPU architectures, as for any torch extension; by default every one this nvcc compiles
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+CSRC = ROOT / "csrc"
+TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: the oldest torch that a build runs on
+
+
+def find_cuda_home() -> Path | None:
+    """The toolkit's folder: the first candidate that holds both the compiler and its headers."""
+    nvcc = shutil.which("nvcc")
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    if nvcc:
+        candidates.append(str(Path(nvcc).resolve().parent.parent))
+        # nvcc may be a wrapper script elsewhere: it then says itself where its toolkit is.
+        dry_run = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True)
+        candidates += re.findall(r"^#\$ TOP=(\S+)", dry_run.stderr, re.MULTILINE)
+    candidates.append("/usr/local/cuda")
+    for candidate in filter(None, candidates):
+        home = Path(candidate).resolve()
+        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime_api.h").exists():
+            return home
+    return None
+
+
+def wants_cuda() -> bool:
+    setting = os.environ.get("FASTCONV_CUDA", "auto")
+    if setting not in ("0", "1", "auto"):
+        sys.exit(f"FASTCONV_CUDA must be 0 or 1, got {setting!r}")
+    if setting == "1" and CUDA_HOME is None:
+        sys.exit("FASTCONV_CUDA=1, but no CUDA toolkit with nvcc was found: install one or set CUDA_HOME")
+    return setting != "0" and CUDA_HOME is not None
+
+
+def nvcc_release(home: Path) -> tuple[int, int]:
+    text = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = re.search(r"release (\d+)\.(\d+)", text).groups()
+    return int(major), int(minor)
+
+
+def default_architectures(release: tuple[int, int]) -> str:
+    # PTX of the newest one serves cards that are newer still.
+    return "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX" if release >= (12, 8) else "7.5;8.0;8.6;8.9;9.0+PTX"
+
+
+def sources(suffixes: tuple[str, ...]) -> list[str]:
+    only = [name for name in os.environ.get("FASTCONV_ONLY", "").split(",") if name]
+    operators = sorted(path.name for path in CSRC.iterdir() if path.is_dir() and path.name != "common")
+    for name in only:
+        if name not in operators:
+            sys.exit(f"FASTCONV_ONLY: no operator {name!r} in csrc (there are {', '.join(operators)})")
+    folders = [CSRC / "common", *(CSRC / name for name in only or operators)]
+    files = sorted(file for folder in folders for file in folder.iterdir())
+    return [str(file.relative_to(ROOT)) for file in files if file.name.endswith(suffixes)]
+
+
+CUDA_HOME = find_cuda_home()
+WITH_CUDA = wants_cuda()
+if WITH_CUDA:
+    os.environ["CUDA_HOME"] = str(CUDA_HOME)  # torch guesses it from where nvcc is, which a wrapper script misleads
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures(nvcc_release(CUDA_HOME)))
+
+import pybind11  # noqa: E402
+import torch  # noqa: E402
+from torch.utils import cpp_extension  # noqa: E402
+
+# torch refuses an nvcc of another CUDA version than its own, since extensions usually link its CUDA libraries. This one
+# links none of them: it speaks to torch through the stable ABI and has a CUDA runtime of its own.
+cpp_extension._check_cuda_version = lambda *args: None
+
+DEFINES = [
+    ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
+    ("FASTCONV_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
+]
+# -ffp-contract=fast is gcc's default and not clang's.
+CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
+
+
+def extension(name: str, files: list[str], libraries: list[str], cuda: bool = False) -> Extension:
+    return Extension(
+        name,
+        files,
+        language="c++",
+        include_dirs=[
+            str(CSRC),
+            pybind11.get_include(),
+            *cpp_extension.include_paths(),
+            *([str(CUDA_HOME / "include")] if cuda else []),
+        ],
+        library_dirs=[*cpp_extension.library_paths(), *([str(CUDA_HOME / "lib64")] if cuda else [])],
+        libraries=["torch_cpu", *libraries],
+        define_macros=DEFINES + ([("FASTCONV_BUILT_WITH_CUDA", f'"{nvcc_release(CUDA_HOME)}"')] if cuda else []),
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS} if cuda else CXX_FLAGS,
+        extra_link_args=["-Wl,--gc-sections"] if sys.platform == "linux" else [],
+    )
+
+
+SHARED = [file for file in sources((".cpp",)) if not file.endswith(("_cpu.cpp", "_cuda.cpp", "cuda.cpp"))]
+CPU = [file for file in sources(("_cpu.cpp",))]
+CUDA = [file for file in sources(("_cuda.cpp", "/cuda.cpp", ".cu"))]
+
+extensions = [extension("fastconv._C", ["csrc/library.cpp", "csrc/module.cpp", *SHARED, *CPU], [])]
+if WITH_CUDA and CUDA:
+    extensions.append(extension("fastconv._C_cuda", [*SHARED, *CUDA], ["cudart_static", "dl", "rt", "pthread"], cuda=True))
+print(f"fastconv: building {', '.join(e.name for e in extensions)} with torch {torch.__version__}"
+      + (f", nvcc {CUDA_HOME} for {os.environ['TORCH_CUDA_ARCH_LIST']}" if WITH_CUDA else ", without CUDA kernels"))
+
+setup(
+    packages=[
+        *(f"fastconv{suffix}" for suffix in ("", ".ops", ".reference", ".nn", ".models")),
+        "fastconv.triton_kernels",
+    ],
+    package_dir={"fastconv": "pyext/fastconv", "fastconv.triton_kernels": "triton_kernels"},
+    package_data={"fastconv": ["py.typed"]},
+    ext_modules=extensions,
+    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)},
+)

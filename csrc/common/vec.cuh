@@ -87,4 +87,26 @@ __device__ __forceinline__ void store_vec(scalar_t* address, const float (&value
   *reinterpret_cast<uint4*>(address) = pack(values, scalar_t());
 }
 
+
+// A group of 16 or 8 bytes, aligned to its size.
+template <class scalar_t, int kCount>
+__device__ __forceinline__ void store_group(scalar_t* address, const float (&values)[kCount]) {
+  if constexpr (kCount == kVec<scalar_t>) {
+    store_vec(address, values);
+  } else if constexpr (sizeof(scalar_t) == 4) {
+    static_assert(kCount == 2);
+    *reinterpret_cast<float2*>(address) = make_float2(values[0], values[1]);
+  } else {
+    static_assert(kCount == 4);
+    *reinterpret_cast<uint2*>(address) = make_uint2(pack_pair(values[0], values[1], scalar_t()),
+                                                    pack_pair(values[2], values[3], scalar_t()));
+  }
+}
+
+// A number as a type, for generic lambdas.
+template <int kValue>
+struct IntConstant {
+  static constexpr int value = kValue;
+};
+
 }  // namespace fastconv

@@ -11,4 +11,7 @@ cudaError_t launch_forward(const Params& params, const Plan& plan, cudaStream_t 
 cudaError_t launch_input_grad(const Params& params, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream);
 
+// The fast kernels, each called by its direction's function.
+cudaError_t launch_forward_nchw(const Params& params, const Plan& plan, cudaStream_t stream);
+
 }  // namespace fastconv::depthwise_conv2d

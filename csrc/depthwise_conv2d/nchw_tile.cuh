@@ -1,0 +1,83 @@
+// Tiles of NCHW planes in shared memory, for every NCHW kernel of depthwise_conv2d.
+//
+// A block stages, in the element type itself, `planes` tiles of the source; where the tile leaves the plane it holds
+// zeros. Column 0 of a tile lies `shift` columns left of the first column that is needed, so that 16-byte groups of the
+// global memory are 16-byte groups of the tile, and the needed columns start at the same place of a group in each strip.
+#pragma once
+#include "common/async_copy.cuh"
+#include "depthwise_conv2d/kernels.cuh"
+
+namespace fastconv::depthwise_conv2d {
+
+// tile_shift of the plan as a constant.
+template <int kPadding, int kWidth>
+constexpr int kTileShift = (kWidth - kPadding % kWidth) % kWidth;
+
+// Calls f(plane, row, column) for this thread's share of planes x rows x columns, neighbouring threads taking
+// neighbouring columns. Divides only to find the first place and the step.
+template <class F>
+__device__ __forceinline__ void for_each_item(int planes, int rows, int columns, F f) {
+  const int threads = blockDim.x, row_step_all = threads / columns;
+  const int column_step = threads % columns, row_step = row_step_all % rows, plane_step = row_step_all / rows;
+  const int first_row = threadIdx.x / columns;
+  int column = threadIdx.x % columns, row = first_row % rows, plane = first_row / rows;
+  while (plane < planes) {
+    f(plane, row, column);
+    column += column_step;
+    const bool wraps = column >= columns;
+    if (wraps) column -= columns;
+    row += row_step + wraps;
+    plane += plane_step;
+    if (row >= rows) row -= rows, ++plane;
+  }
+}
+
+// Where a block's planes start in a feature map; -1 past the last plane. `offsets` is in shared memory.
+__device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const FeatureMap& map, int64_t first_plane,
+                                                  int planes, int64_t plane_count, int out_channels, int multiplier) {
+  for (int i = threadIdx.x; i < planes; i += blockDim.x) {
+    const int64_t plane = first_plane + i;
+    offsets[i] = plane < plane_count ? plane / out_channels * map.stride_n +
+                                           int(plane % out_channels) / multiplier * map.stride_c
+                                     : -1;
+  }
+}
+
+// Stages rows y0.. and columns x0.. of `height` x `width` planes into tile[planes][rows][pitch]. A group of
+// `load_width` columns lies wholly inside a row or wholly outside.
+template <class scalar_t>
+__device__ __forceinline__ void stage_tiles(scalar_t* tile, const TileShape& shape, const FeatureMap& map,
+                                            const int64_t* offsets, int y0, int x0, int height, int width) {
+  const scalar_t* data = static_cast<const scalar_t*>(map.data);
+  const int stride_h = int(map.stride_h), columns = shape.row_groups * kVec<scalar_t>;
+  auto stage = [&](auto bytes) {
+    constexpr int kBytes = decltype(bytes)::value, kWidth = kBytes / int(sizeof(scalar_t));
+    for_each_item(shape.planes, shape.tile_rows, columns / kWidth, [&](int plane, int row, int group) {
+      const int y = y0 + row, x = x0 + group * kWidth;
+      const int64_t offset = offsets[plane];
+      const bool inside = unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width) && offset >= 0;
+      scalar_t* target = tile + (plane * shape.tile_rows + row) * shape.pitch + group * kWidth;
+      const scalar_t* source = inside ? data + offset + (y * stride_h + x) : data;
+      if constexpr (kBytes >= 4) {
+        async_copy_or_zero<kBytes>(target, source, inside);
+      } else {
+        *target = inside ? *source : from_acc<scalar_t>(0);
+      }
+    });
+  };
+  switch (shape.load_width * int(sizeof(scalar_t))) {
+    case 16:
+      stage(IntConstant<16>());
+      break;
+    case 8:
+      stage(IntConstant<8>());
+      break;
+    case 4:
+      stage(IntConstant<4>());
+      break;
+    default:
+      stage(IntConstant<int(sizeof(scalar_t))>());
+  }
+}
+
+}  // namespace fastconv::depthwise_conv2d

@@ -1,0 +1,30 @@
+"""The Triton kernels: the same operators without nvcc, on NVIDIA and AMD GPUs.
+
+One page an operator: jit kernels, plan, launchers, registration, in that order. This package imports without Triton; an
+operator's page does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import torch
+
+OPERATORS = ("depthwise_conv2d",)
+"""The pages, by their operators' names."""
+
+
+def is_available() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def register(library: torch.library.Library) -> None:
+    """Registers every operator's kernels for CUDA tensors (on ROCm, those of AMD GPUs) for as long as `library` lives.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+    for name in OPERATORS:
+        importlib.import_module(f"{__name__}.{name}").register(library)

@@ -48,7 +48,7 @@ template <class acc_t, bool kLaneWeights, int R, int T, int K, int S>
 void tile_fixed(const TileArguments<acc_t>& a) {
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
-    const acc_t* in = a.in + source * a.source_step;
+    const acc_t* in = a.in + source * a.source_step + a.tap_columns[0];
     const acc_t* weight = a.weight + source * K * K * (kLaneWeights ? kLanes<acc_t> : 1);
     FASTCONV_UNROLL
     for (int i = 0; i < S * (R - 1) + K; ++i) {

@@ -133,21 +133,24 @@ def _cpu_samples(providers: Mapping[str, Sequence[Run]], budget_s: float) -> dic
     clock = time.perf_counter
     repeats, cost = {}, {}
     for name, runs in providers.items():
+        start = clock()
         runs[0]()  # warm up: allocator, threads, code paths chosen at the first call
-        start, calls = clock(), 0
-        while calls == 0 or (clock() - start < 0.02 and calls < 1000):
-            runs[0]()
-            calls += 1
-        estimate = (clock() - start) / calls
+        if (estimate := clock() - start) < 0.2:
+            start, calls = clock(), 0
+            while calls == 0 or (clock() - start < 0.02 and calls < 1000):
+                runs[0]()
+                calls += 1
+            estimate = (clock() - start) / calls
         repeats[name] = max(1, math.ceil(1.5e-3 / estimate))  # a sample far longer than the clock's step
         cost[name] = estimate * repeats[name]
-    at_least = 3 if max(cost.values()) > 0.5 else 7
+    at_least = 7 if max(cost.values()) < 0.1 else 3
     rounds = min(max(at_least, round(budget_s * len(cost) / sum(cost.values()))), 101)
     samples: dict[str, list[float]] = {name: [] for name in providers}
     for round_index in range(rounds):
         for name, runs in providers.items():
             run, count = runs[round_index % len(runs)], repeats[name]
-            run()  # leaves the caches as this provider's own calls do, not as the provider before it did
+            if cost[name] < 0.05:
+                run()  # leaves the caches as this provider's own calls do, not as the provider before it did
             start = clock()
             for _ in itertools.repeat(None, count):
                 run()
@@ -466,7 +469,8 @@ def summary_lines(rows: Sequence[Row]) -> list[str]:
     lines += [f"WRONG RESULT: {text}" for text in summary["incorrect"]]
     lines.append(
         f"{summary['rows']} rows: geometric mean of ratios {summary['geomean_ratio']:.2f}, "
-        f"worst {summary['worst_ratio']:.2f} ({summary['worst_row']}), {len(below)} slower than the peer (below {NOT_SLOWER}), "
+        f"worst {summary['worst_ratio']:.2f} ({summary['worst_row']}), "
+        f"{len(below)} slower than the peer (below {NOT_SLOWER}), "
         f"targets met {summary['targets_met']} of {summary['rows']}"
     )
     return lines

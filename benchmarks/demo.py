@@ -1,0 +1,384 @@
+"""fastconv beside PyTorch on two photographs: filters, then a network. `python -m benchmarks.demo`, or `make demo`.
+
+Every result of both is compared with the same computation in f64, and both are timed, taking turns. The exit code is 1
+if any result of fastconv is further from f64 than PyTorch's own may be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fastconv
+import fastconv.nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.harness import DTYPES, LAYOUTS, describe_machine, interleaved_samples, settle_allocator
+
+DTYPE_NAMES = ("f32", "bf16")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu6": F.relu6, "hardswish": F.hardswish, "gelu": F.gelu}
+
+
+# ---------------------------------------------------------------- the photographs
+
+
+def load_photos() -> Tensor:
+    """Two photographs, [2, 3, 427, 640], as multiples of 1/256: exact in every dtype used here."""
+    from sklearn.datasets import load_sample_images
+
+    photos = torch.stack([torch.from_numpy(photo.copy()) for photo in load_sample_images().images])
+    return photos.permute(0, 3, 1, 2).contiguous().float() / 256
+
+
+# ---------------------------------------------------------------- filters
+
+
+@dataclass(frozen=True)
+class Filter:
+    name: str
+    kernels: Tensor  # [multiplier, kh, kw]: applied to each colour channel
+
+    def weight(self, channels: int) -> Tensor:
+        multiplier, height, width = self.kernels.shape
+        weight = self.kernels.repeat(channels, 1, 1).view(channels * multiplier, 1, height, width)
+        return weight.bfloat16().float()  # exact in every dtype used here
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return self.kernels.shape[1] // 2, self.kernels.shape[2] // 2
+
+
+def make_filters() -> list[Filter]:
+    distance = torch.arange(-15, 16, dtype=torch.float32)
+    bell = torch.exp(-(distance**2) / (2 * 5.0**2))
+    gaussian = torch.outer(bell, bell) / bell.sum() ** 2
+    binomial = torch.tensor([1.0, 4, 6, 4, 1])
+    unsharp = -torch.outer(binomial, binomial) / 256
+    unsharp[2, 2] += 2
+    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]) / 4
+    emboss = torch.tensor([[-2.0, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    return [
+        Filter("Emboss 3x3", emboss[None]),
+        Filter("Sobel edges 3x3, two per channel", torch.stack([sobel, sobel.T])),
+        Filter("Sharpen 5x5", unsharp[None]),
+        Filter("Box blur 7x7", torch.full((1, 7, 7), 1 / 49)),
+        Filter("Gaussian blur 31x31", gaussian[None]),
+    ]
+
+
+# ---------------------------------------------------------------- a network
+
+
+class TorchDepthwiseConv2d(nn.Conv2d):
+    """What PyTorch has: a grouped convolution, then the activation."""
+
+    def __init__(self, channels: int, kernel_size: int, stride: int, activation: str) -> None:
+        super().__init__(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels)
+        self.activation = activation
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ACTIVATIONS[self.activation](super().forward(input))
+
+
+def fastconv_depthwise(channels: int, kernel_size: int, stride: int, activation: str) -> nn.Module:
+    return fastconv.nn.DepthwiseConv2d(channels, channels, kernel_size, stride, kernel_size // 2, activation=activation)
+
+
+Depthwise = Callable[[int, int, int, str], nn.Module]
+
+
+class Separable(nn.Module):
+    """A depthwise and a pointwise convolution, the unit of MobileNet."""
+
+    def __init__(
+        self, depthwise: Depthwise, channels_in: int, channels_out: int, kernel_size: int, stride: int, activation: str
+    ) -> None:
+        super().__init__()
+        self.depthwise = depthwise(channels_in, kernel_size, stride, activation)
+        self.pointwise = nn.Conv2d(channels_in, channels_out, 1)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.pointwise(self.depthwise(input))
+        return output + input if self.residual else output
+
+
+class Network(nn.Module):
+    """A small MobileNet-style classifier; its state_dict is the same whichever depthwise convolution it is made of."""
+
+    def __init__(self, depthwise: Depthwise, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(
+            Separable(depthwise, 32, 64, 3, 1, "relu6"),
+            Separable(depthwise, 64, 128, 3, 2, "relu6"),
+            Separable(depthwise, 128, 128, 3, 1, "relu6"),
+            Separable(depthwise, 128, 192, 5, 2, "hardswish"),
+            Separable(depthwise, 192, 192, 5, 1, "hardswish"),
+            Separable(depthwise, 192, 384, 7, 2, "gelu"),
+            Separable(depthwise, 384, 384, 7, 1, "gelu"),
+        )
+        self.classifier = nn.Linear(384, classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        features = self.blocks(F.relu6(self.stem(input)))
+        return self.classifier(features.mean(dim=(2, 3)))
+
+
+def logits_and_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    network.zero_grad()
+    logits = network(images)
+    F.cross_entropy(logits, labels).backward()
+    gradients = [parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None]
+    return logits.detach().double(), torch.cat(gradients).double()
+
+
+# ---------------------------------------------------------------- comparing and timing
+
+
+@dataclass
+class Comparison:
+    what: str
+    dtype: str
+    layout: str
+    torch_ms: float
+    ours_ms: float
+    torch_error: float
+    ours_error: float
+    worst_sound_error: float  # an error of torch above this is a fault of torch, and no measure for ours
+
+    @property
+    def agrees(self) -> bool:
+        epsilon = torch.finfo(DTYPES[self.dtype]).eps
+        return self.ours_error <= 2 * min(self.torch_error, self.worst_sound_error) + epsilon / 8
+
+    @property
+    def speed_up(self) -> float:
+        return self.torch_ms / self.ours_ms
+
+
+@dataclass
+class Report:
+    """Prints one line for each comparison as it is made, so that the table shows progress too."""
+
+    expected: int
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    def heading(self, text: str) -> None:
+        print(f"\n{text}")
+        print(
+            f"{'':8}{'what is computed':34}{'numbers':9}{'layout':15}{'PyTorch':>10}{'fastconv':>11}"
+            f"{'speed-up':>10}   {'error (of PyTorch)':20} result"
+        )
+
+    def add(self, comparison: Comparison) -> None:
+        self.comparisons.append(comparison)
+        c = comparison
+        count = f"[{len(self.comparisons):2}/{self.expected}]"
+        errors = f"{c.ours_error:.1e} ({c.torch_error:.1e})"
+        verdict = "same" if c.agrees else "DIFFERENT"
+        if c.torch_error > c.worst_sound_error:
+            verdict += " as f64; PyTorch is wrong here" if c.agrees else ""
+        print(
+            f"{count:8}{c.what:34}{c.dtype:9}{c.layout:15}{c.torch_ms:>7.2f} ms{c.ours_ms:>8.2f} ms"
+            f"{c.speed_up:>9.2f}x   {errors:20} {verdict}",
+            flush=True,
+        )
+
+    def summarise(self) -> bool:
+        speed_ups = [c.speed_up for c in self.comparisons]
+        slower = [c for c in self.comparisons if c.speed_up < 1]
+        different = [c for c in self.comparisons if not c.agrees]
+        print(
+            f"\n{len(self.comparisons)} comparisons. Speed-up: median {statistics.median(speed_ups):.2f}x, "
+            f"best {max(speed_ups):.2f}x, lowest {min(speed_ups):.2f}x; fastconv is the slower one in {len(slower)}."
+        )
+        for c in different:
+            print(f"DIFFERENT: {c.what}, {c.dtype}, {c.layout}: error {c.ours_error:.1e}, PyTorch {c.torch_error:.1e}")
+        if not different:
+            print("Every result of fastconv is as close to the exact one (f64) as PyTorch's own.")
+        return not different
+
+
+def take_turns(theirs: Callable[[], object], ours: Callable[[], object], device: str) -> tuple[float, float]:
+    """Median milliseconds of each, after both have run once."""
+    providers = {"theirs": [theirs], "ours": [ours]}
+    samples = interleaved_samples(providers, device, 0.2)
+    return statistics.median(samples["theirs"]) * 1e3, statistics.median(samples["ours"]) * 1e3
+
+
+def exact_filter(photos: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    """The filtered photos by Fourier transform in f64, which shares nothing with either implementation."""
+    padded = F.pad(photos.double(), (padding[1], padding[1], padding[0], padding[0]))
+    padded = padded.repeat_interleave(weight.shape[0] // photos.shape[1], dim=1)
+    size = padded.shape[-2:]
+    spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(weight[:, 0].double(), s=size).conj()
+    return torch.fft.irfft2(spectrum, s=size)[..., : photos.shape[2], : photos.shape[3]]
+
+
+def largest_error(got: Tensor, exact: Tensor) -> float:
+    return ((got.double() - exact).abs().max() / exact.abs().max()).item()
+
+
+def error_norm(got: Tensor, exact: Tensor) -> float:
+    return (torch.linalg.vector_norm(got - exact) / torch.linalg.vector_norm(exact)).item()
+
+
+def number_settings() -> Iterator[tuple[str, str]]:
+    for dtype in DTYPE_NAMES:
+        for layout in LAYOUTS:
+            yield dtype, layout
+
+
+def compare_filters(photos: Tensor, filters: list[Filter], device: str, report: Report) -> dict[str, Tensor]:
+    """The filtered photos, by the name of the filter."""
+    channels = photos.shape[1]
+    filtered = {}
+    for item in filters:
+        weight = item.weight(channels)
+        exact = exact_filter(photos, weight, item.padding)
+        for dtype, layout in number_settings():
+            input = photos.to(DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
+            typed_weight = weight.to(DTYPES[dtype])
+
+            def theirs(input: Tensor = input, weight: Tensor = typed_weight, item: Filter = item) -> Tensor:
+                return F.conv2d(input, weight, padding=item.padding, groups=channels)
+
+            def ours(input: Tensor = input, weight: Tensor = typed_weight, item: Filter = item) -> Tensor:
+                return fastconv.depthwise_conv2d(input, weight, padding=item.padding)
+
+            result = ours()
+            errors = largest_error(theirs(), exact), largest_error(result, exact)
+            sound = 4 * torch.finfo(DTYPES[dtype]).eps + 64 * torch.finfo(torch.float32).eps
+            report.add(Comparison(item.name, dtype, layout, *take_turns(theirs, ours, device), *errors, sound))
+            filtered.setdefault(item.name, result)
+    return filtered
+
+
+def compare_network(photos: Tensor, device: str, report: Report) -> None:
+    crops = [photos[:, :, top : top + 224, left : left + 224] for top, left in ((0, 0), (100, 300))]
+    images = torch.cat(crops) - 0.5
+    labels = torch.arange(len(images), device=device)
+    torch.manual_seed(0)
+    plain = Network(TorchDepthwiseConv2d).to(device)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.copy_(parameter.bfloat16())  # exact in every dtype used here
+    exact_logits, exact_gradients = logits_and_gradients(copy.deepcopy(plain).double(), images.double(), labels)
+
+    for step in ("one image batch, inference", "one training step"):
+        for dtype, layout in number_settings():
+            input = images.to(DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
+            theirs, ours = (
+                _typed(Network(depthwise).to(device), plain, dtype, layout)
+                for depthwise in (TorchDepthwiseConv2d, fastconv_depthwise)
+            )
+            results = [logits_and_gradients(network, input, labels) for network in (theirs, ours)]
+            if step == "one training step":
+                errors = [error_norm(gradients, exact_gradients) for _, gradients in results]
+                runs = [_training_step(network, input, labels) for network in (theirs, ours)]
+            else:
+                errors = [error_norm(logits, exact_logits) for logits, _ in results]
+                runs = [_inference(network, input) for network in (theirs, ours)]
+            sound = 100 * torch.finfo(DTYPES[dtype]).eps
+            name = f"Network, {step}"
+            report.add(Comparison(name, dtype, layout, *take_turns(*runs, device), *errors, sound))
+
+
+def _typed(network: Network, source: nn.Module, dtype: str, layout: str) -> nn.Module:
+    network.load_state_dict(source.state_dict())
+    module: Any = network.to(DTYPES[dtype])
+    return module.to(memory_format=LAYOUTS[layout])
+
+
+def _inference(network: nn.Module, images: Tensor) -> Callable[[], object]:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return network(images)
+
+    return run
+
+
+def _training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+    return run
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def save_picture(path: Path, photos: Tensor, filtered: dict[str, Tensor]) -> None:
+    """One row for each photo: the photo, then what each filter made of it."""
+    from PIL import Image, ImageDraw
+
+    batch, channels = photos.shape[:2]
+    columns = {"Photo": photos}
+    for name, result in filtered.items():
+        if result.shape[1] != channels:  # two derivatives for each channel: show their length
+            columns[name] = result.unflatten(1, (channels, -1)).square().sum(dim=2).sqrt()
+        else:
+            columns[name] = result + 0.5 if name.startswith("Emboss") else result
+    height, width, caption = photos.shape[2] // 2, photos.shape[3] // 2, 16
+    canvas = Image.new("RGB", (len(columns) * width, batch * (height + caption)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (name, result) in enumerate(columns.items()):
+        values = (result.float() * 256).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        for row in range(batch):
+            corner = column * width, row * (height + caption)
+            draw.text((corner[0] + 3, corner[1] + 2), name, fill="black")
+            canvas.paste(Image.fromarray(values[row]).resize((width, height)), (corner[0], corner[1] + caption))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.demo", description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the picture")
+    options = parser.parse_args(arguments)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is nvcc and no GPU
+
+    start = time.perf_counter()
+    machine = describe_machine(options.device)
+    print(f"fastconv {machine['fastconv']} beside PyTorch {machine['torch']}: the same depthwise convolutions by each.")
+    print(
+        f"{machine.get('gpu') or machine['cpu']}, {machine['cpu_capability']}, {torch.get_num_threads()} CPU threads."
+    )
+    print(
+        "Times are medians of calls that take turns; speed-up is PyTorch's time over fastconv's. Error is the distance\n"
+        "from the exact result (computed in f64), as a fraction; PyTorch's own is in brackets, and fastconv's may be\n"
+        "twice that at most. f32 and bf16 are 32-bit and 16-bit floating point; the layout is the order in memory."
+    )
+    settle_allocator()
+    photos = load_photos().to(options.device)
+    filters = make_filters()
+    report = Report(expected=4 * (len(filters) + 2))
+    report.heading(f"Filters over {photos.shape[0]} photographs of {photos.shape[3]}x{photos.shape[2]}")
+    filtered = compare_filters(photos, filters, options.device, report)
+    report.heading("A MobileNet-style network over 4 crops of 224x224 (error of a training step: of all its gradients)")
+    compare_network(photos, options.device, report)
+    good = report.summarise()
+    picture = options.output / "filters.png"
+    save_picture(picture, photos, filtered)
+    print(f"The filtered photographs are in {picture}. This took {time.perf_counter() - start:.0f} s.")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

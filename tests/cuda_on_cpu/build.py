@@ -228,7 +228,7 @@ def _build_objects(objects: list[_Object]) -> list[Path]:
 
 
 def _link(output_folder: Path, name: str, objects: list[Path], libraries: list[str]) -> Path:
-    command = [compiler(), "-shared", "-Wl,-Bsymbolic", *map(str, objects), *libraries]
+    command = [compiler(), "-shared", "-Wl,-Bsymbolic", "-Wl,--no-undefined", *map(str, objects), *libraries]
     # The name changes with the content: a process that has an older one loaded keeps a whole one.
     path = output_folder / f"lib{name}-{_digest(output_folder, *command)}.so"
     if not path.exists():

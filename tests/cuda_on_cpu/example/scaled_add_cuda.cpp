@@ -25,7 +25,10 @@ static Tensor scaled_add(const Tensor& x, const Tensor& y, double scale) {
   return out;
 }
 
-STABLE_TORCH_LIBRARY(cuda_on_cpu_example, m) { m.def("scaled_add(Tensor x, Tensor y, float scale) -> Tensor"); }
-STABLE_TORCH_LIBRARY_IMPL(cuda_on_cpu_example, FASTCONV_DEVICE_KEY, m) {
-  m.impl("scaled_add", TORCH_BOX(&scaled_add));
-}
+#ifndef EXAMPLE_NAMESPACE
+#define EXAMPLE_NAMESPACE cuda_on_cpu_example
+#endif
+// Two steps, so that the namespace is replaced by its value before the stable ABI's macros paste it.
+#define REGISTER(name) STABLE_TORCH_LIBRARY(name, m)
+REGISTER(EXAMPLE_NAMESPACE) { m.def("scaled_add(Tensor x, Tensor y, float scale) -> Tensor"); }
+STABLE_TORCH_LIBRARY_IMPL(EXAMPLE_NAMESPACE, FASTCONV_DEVICE_KEY, m) { m.impl("scaled_add", TORCH_BOX(&scaled_add)); }

@@ -29,7 +29,8 @@
 #define __launch_bounds__(...)
 // Thread-local, so that the shared memory of a library of kernels is one block of addresses: its TLS segment. The
 // runtime finds it there, fills it with NaN before each block, and the checker knows an address in it as shared memory.
-#define __shared__ static thread_local
+// constinit keeps g++ from adding a guard variable to arrays of classes (__half).
+#define __shared__ static constinit thread_local
 
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>

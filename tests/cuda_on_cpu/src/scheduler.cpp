@@ -33,6 +33,12 @@ const KernelBody* running_kernel;
 
 // ---- block-wide barriers
 
+std::string barrier_place(const CudaThread& thread) {
+  const std::string file = file_name(thread.barrier_file);
+  // Code translated from PTX gives the line as part of the file's name.
+  return thread.barrier_line ? file + ":" + std::to_string(thread.barrier_line) : file;
+}
+
 void release_barrier() {
   int any = 0, all = 1, count = 0;
   const CudaThread *first = nullptr, *elsewhere = nullptr;
@@ -47,9 +53,8 @@ void release_barrier() {
   }
   if (elsewhere && !block.divergence_reported) {
     block.divergence_reported = true;
-    report_error("barrier divergence in block (%u,%u,%u): some threads wait at %s:%d, others at %s:%d", blockIdx.x,
-                 blockIdx.y, blockIdx.z, file_name(first->barrier_file), first->barrier_line,
-                 file_name(elsewhere->barrier_file), elsewhere->barrier_line);
+    report_error("barrier divergence in block (%u,%u,%u): some threads wait at %s, others at %s", blockIdx.x, blockIdx.y,
+                 blockIdx.z, barrier_place(*first).c_str(), barrier_place(*elsewhere).c_str());
   }
   for (CudaThread& thread : block.threads) {
     if (thread.state != ThreadState::AtBarrier) continue;
@@ -120,8 +125,7 @@ void report_deadlock() {
     if (++groups > 4) break;
     char text[200];
     if (thread.state == ThreadState::AtBarrier)
-      snprintf(text, sizeof text, "; thread %d waits at the barrier %s:%d", thread.rank, file_name(thread.barrier_file),
-               thread.barrier_line);
+      snprintf(text, sizeof text, "; thread %d waits at the barrier %s", thread.rank, barrier_place(thread).c_str());
     else
       snprintf(text, sizeof text, "; thread %d waits in a warp operation with mask %08x", thread.rank, thread.warp_mask);
     waiting += text;

@@ -20,6 +20,13 @@ enum AccessFlags : unsigned { kRead = 0, kWrite = 1, kAtomic = 2 };
 void note_access(const void* address, unsigned bytes, unsigned flags, const void* site);
 void note_fence();
 
+// An address within the calling function, to be used as `site`; where that is inlined, within its caller.
+CUDA_ON_CPU_INLINE const void* this_place() {
+  const void* address;
+  __asm__ volatile("lea 1(%%rip), %0" : "=r"(address));  // sites are looked up one byte before
+  return address;
+}
+
 // Reports an error of the calling thread and ends the launch.
 [[noreturn]] void trap(const char* reason);
 

@@ -33,8 +33,6 @@ cudaError_t launch_typed(const cudaLaunchConfig_t& config, void (*kernel)(Kernel
       arguments);
 }
 
-cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
-
 }  // namespace cuda_on_cpu
 
 template <class... KernelArgs, class... Args>
@@ -43,8 +41,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return cuda_on_cpu::launch_typed(*config, kernel, arguments);
 }
 
-template <class F>
-cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int value) {
+template <class... KernelArgs>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(KernelArgs...), cudaFuncAttribute attribute, int value) {
   return cuda_on_cpu::set_kernel_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 template <class T>

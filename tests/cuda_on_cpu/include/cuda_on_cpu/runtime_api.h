@@ -5,7 +5,8 @@
 
 namespace cuda_on_cpu {
 extern cudaError_t last_error;
-}
+cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+}  // namespace cuda_on_cpu
 
 extern "C" {
 
@@ -56,6 +57,9 @@ inline const char* cudaGetErrorName(cudaError_t error) {
 }
 inline const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  return cuda_on_cpu::set_kernel_attribute(kernel, attribute, value);
+}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;

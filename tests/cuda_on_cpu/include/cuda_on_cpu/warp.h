@@ -24,7 +24,7 @@ unsigned active_mask();
 
 template <class T>
 CUDA_ON_CPU_OPAQUE T shuffle(unsigned mask, T value, int source_lane, bool in_segment) {
-  static_assert(sizeof(T) <= 16 && std::is_trivially_copyable<T>::value, "a shuffle moves plain types of up to 16 bytes");
+  static_assert(sizeof(T) <= 16, "a shuffle moves values of up to 16 bytes");
   const LaneValues lanes = warp_exchange(mask, WarpOp::Exchange, &value, sizeof(T));
   if (!in_segment) return value;
   if (!(lanes.present >> source_lane & 1))

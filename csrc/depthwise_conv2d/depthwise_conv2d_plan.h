@@ -14,7 +14,7 @@
 namespace fastconv::depthwise_conv2d {
 
 enum class Direction : int { forward, input_grad, weight_grad };
-enum class Kernel : int { generic, nchw };
+enum class Kernel : int { generic, nchw, channels_last };
 
 constexpr int kGenericThreads = 256;
 constexpr int kTileThreads = 256;  // at most
@@ -45,6 +45,13 @@ struct TileShape {
   bool vector_store = false, flip = false;
 };
 
+// The tiles of a channels_last kernel: see channels_last_tile.cuh. A block works on `lanes` groups of 16 bytes of
+// channels, and on rows x strips_x register tiles.
+struct ChannelTile {
+  int lanes = 8, channel_blocks = 1, rows = 1, strips_x = 1, tiles_y = 1, tiles_x = 1;
+  bool flip = false;
+};
+
 struct Plan {
   Kernel kernel = Kernel::generic;
   int kernel_size = 0, stride = 1;  // template arguments of the fast kernels; size 0 is any size
@@ -56,6 +63,7 @@ struct Plan {
   int64_t workspace_bytes = 0;
   ReduceShape reduce;
   TileShape tile;
+  ChannelTile channel_tile;
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -134,7 +142,7 @@ inline bool fits_fast_kernels(const Params& p) {
   const int64_t coordinate = std::max({p.height + 2 * std::abs(p.padding_h), p.width + 2 * std::abs(p.padding_w),
                                        p.out_height * p.stride_h, p.out_width * p.stride_w});
   return p.dtype != ElementType::f64 && p.dilation_h == 1 && p.dilation_w == 1 && coordinate < kLimit &&
-         p.out_channels() * p.kernel_h * p.kernel_w < kLimit &&
+         p.out_channels() * p.kernel_h * p.kernel_w < kLimit && p.batch * p.out_channels() < kLimit &&
          extent(p.input, p.height, p.width, p.channels) < kLimit &&
          extent(p.output, p.out_height, p.out_width, p.out_channels()) < kLimit;
 }
@@ -210,6 +218,55 @@ inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool f
   return plan;
 }
 
+inline bool has_channel_vectors(const FeatureMap& map, int64_t channels, ElementType dtype) {
+  const int64_t width = 16 / element_size(dtype);
+  return reinterpret_cast<uintptr_t>(map.data) % 16 == 0 && channels % width == 0 && map.stride_n % width == 0 &&
+         map.stride_h % width == 0 && map.stride_w % width == 0;
+}
+
+// Neighbouring outputs that a thread of a channels_last kernel computes: more where loading a row of weights into
+// registers has to pay, fewer where registers run out.
+constexpr int channels_last_columns(int kernel_size, int stride) {
+  if (stride == 2) return kernel_size == 3 ? 4 : 2;
+  return kernel_size == 7 || kernel_size == 0 ? 8 : 4;
+}
+
+inline Plan channels_last_forward_plan(const Params& p, const DeviceFacts& device, bool flip) {
+  Plan plan;
+  plan.kernel = Kernel::channels_last;
+  plan.stride = int(p.stride_w);
+  const bool odd_square = p.kernel_h == p.kernel_w && (p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7);
+  plan.kernel_size = odd_square ? int(p.kernel_h) : 0;
+  plan.vector_width = int(16 / element_size(p.dtype));
+  const int columns = channels_last_columns(plan.kernel_size, plan.stride);
+
+  ChannelTile& tile = plan.channel_tile;
+  tile.flip = flip;
+  const int64_t groups = p.channels / plan.vector_width;
+  while (tile.lanes > 1 && tile.lanes / 2 >= groups) tile.lanes /= 2;
+  tile.channel_blocks = int(ceil_div(groups, tile.lanes));
+  const int strips_at_once = kTileThreads / tile.lanes;
+  const int64_t strips_x = ceil_div(p.out_width, columns);
+  tile.tiles_x = int(ceil_div(strips_x, strips_at_once));
+  tile.strips_x = int(ceil_div(strips_x, tile.tiles_x));
+  // Rows that two tiles share are read twice: many rows a tile keep that below a tenth, if enough blocks remain.
+  int64_t rows = std::max<int64_t>(1, strips_at_once / tile.strips_x);
+  if (plan.kernel_size > 0) {
+    const int64_t images = p.batch * tile.channel_blocks * tile.tiles_x;
+    const int64_t enough = 16 * (plan.kernel_size - 1) / plan.stride;
+    while (rows < enough && rows < p.out_height && images * ceil_div(p.out_height, 2 * rows) >= 3 * device.multiprocessors)
+      rows *= 2;
+  }
+  tile.tiles_y = int(ceil_div(p.out_height, rows));
+  tile.rows = int(ceil_div(p.out_height, tile.tiles_y));
+  const int taps = plan.kernel_size ? plan.kernel_size * plan.kernel_size : int(p.kernel_w);
+  plan.smem_bytes = taps * tile.lanes * plan.vector_width * 4;
+  if (plan.smem_bytes > device.smem_per_block) return generic_plan(Direction::forward, p, device);
+  plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(tile.rows * tile.strips_x * tile.lanes, 32) * 32));
+  plan.grid = unsigned(p.batch * tile.channel_blocks * tile.tiles_y * tile.tiles_x);
+  return plan;
+}
+
 inline Plan choose_plan(Direction direction, const Params& p, const DeviceFacts& device) {
   if (!fits_fast_kernels(p)) return generic_plan(direction, p, device);
   const bool square = p.kernel_h == p.kernel_w, same_stride = p.stride_h == p.stride_w;
@@ -221,6 +278,15 @@ inline Plan choose_plan(Direction direction, const Params& p, const DeviceFacts&
     if (direction == Direction::input_grad && stride_1 && p.multiplier == 1) {
       const Plan plan = nchw_forward_plan(as_forward(p), device, true);
       if (plan.kernel == Kernel::nchw) return plan;
+    }
+  }
+  if (p.layout == Layout::channels_last && p.multiplier == 1 && has_channel_vectors(p.input, p.channels, p.dtype) &&
+      has_channel_vectors(p.output, p.channels, p.dtype)) {
+    if (direction == Direction::forward && (stride_1 || (stride_2 && templated)))
+      return channels_last_forward_plan(p, device, false);
+    if (direction == Direction::input_grad && stride_1) {
+      const Plan plan = channels_last_forward_plan(as_forward(p), device, true);
+      if (plan.kernel == Kernel::channels_last) return plan;
     }
   }
   return generic_plan(direction, p, device);

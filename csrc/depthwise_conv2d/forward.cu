@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kGenericThreads) depthwise_conv2d_forward_kern
 
 cudaError_t launch_forward(const Params& params, const Plan& plan, cudaStream_t stream) {
   if (plan.kernel == Kernel::nchw) return launch_forward_nchw(params, plan, stream);
+  if (plan.kernel == Kernel::channels_last) return launch_forward_channels_last(params, plan, stream);
   return with_element_type(params.dtype, [&](auto zero) {
     using scalar_t = decltype(zero);
     auto* kernel = plan.index_bits == 64 ? depthwise_conv2d_forward_kernel<scalar_t, int64_t>

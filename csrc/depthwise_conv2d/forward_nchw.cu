@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(kTileThreads)
 
   const int tile_x = blockIdx.x % shape.tiles_x, rest = blockIdx.x / shape.tiles_x;
   const int tile_y = rest % shape.tiles_y;
-  const int64_t first_plane = int64_t(rest / shape.tiles_y) * shape.planes;
+  const int first_plane = rest / shape.tiles_y * shape.planes;
   const int multiplier = int(p.multiplier), out_channels = int(p.channels) * multiplier;
-  const int64_t plane_count = p.batch * out_channels;
+  const int plane_count = int(p.batch) * out_channels;
   const int out_y0 = tile_y * shape.strips_y * S::kRows, out_x0 = tile_x * shape.strips_x * S::kColumns;
   set_plane_offsets(input_offsets, p.input, first_plane, shape.planes, plane_count, out_channels, multiplier);
   set_plane_offsets(output_offsets, p.output, first_plane, shape.planes, plane_count, out_channels, 1);
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kTileThreads)
   if constexpr (kSize == 0) {
     for_each_item(shape.planes, kernel_h, kernel_w, [&](int plane, int ky, int kx) {
       if (output_offsets[plane] < 0) return;
-      const int tap = ky * kernel_w + kx, channel = int((first_plane + plane) % out_channels);
+      const int tap = ky * kernel_w + kx, channel = (first_plane + plane) % out_channels;
       weight_rows[(plane * kernel_h + ky) * shape.taps + shape.shift + kx] =
           to_acc(weight[channel * kernel_taps + (shape.flip ? kernel_taps - 1 - tap : tap)]);
     });
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kTileThreads)
     const int64_t output_offset = output_offsets[plane];
     if (output_offset < 0) break;
     if (plane != loaded_plane) {
-      const int channel = int((first_plane + plane) % out_channels);
+      const int channel = (first_plane + plane) % out_channels;
       bias = p.bias ? to_acc(static_cast<const scalar_t*>(p.bias)[channel]) : 0.f;
       if constexpr (kSize > 0) {
         const scalar_t* w = weight + channel * kernel_taps;

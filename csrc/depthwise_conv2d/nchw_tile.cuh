@@ -33,13 +33,11 @@ __device__ __forceinline__ void for_each_item(int planes, int rows, int columns,
 }
 
 // Where a block's planes start in a feature map; -1 past the last plane. `offsets` is in shared memory.
-__device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const FeatureMap& map, int64_t first_plane,
-                                                  int planes, int64_t plane_count, int out_channels, int multiplier) {
+__device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const FeatureMap& map, int first_plane,
+                                                  int planes, int plane_count, int out_channels, int multiplier) {
   for (int i = threadIdx.x; i < planes; i += blockDim.x) {
-    const int64_t plane = first_plane + i;
-    offsets[i] = plane < plane_count ? plane / out_channels * map.stride_n +
-                                           int(plane % out_channels) / multiplier * map.stride_c
-                                     : -1;
+    const int plane = first_plane + i, n = plane / out_channels, channel = plane - n * out_channels;
+    offsets[i] = plane < plane_count ? n * map.stride_n + channel / multiplier * map.stride_c : -1;
   }
 }
 

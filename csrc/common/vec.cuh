@@ -103,6 +103,23 @@ __device__ __forceinline__ void store_group(scalar_t* address, const float (&val
   }
 }
 
+template <class scalar_t, int kCount>
+__device__ __forceinline__ void load_group(const scalar_t* address, float (&values)[kCount]) {
+  if constexpr (kCount == kVec<scalar_t>) {
+    load_vec(address, values);
+  } else if constexpr (sizeof(scalar_t) == 4) {
+    static_assert(kCount == 2);
+    const float2 raw = *reinterpret_cast<const float2*>(address);
+    values[0] = raw.x, values[1] = raw.y;
+  } else {
+    static_assert(kCount == 4);
+    const uint2 raw = *reinterpret_cast<const uint2*>(address);
+    float all[8];
+    unpack(make_uint4(raw.x, raw.y, 0, 0), all, scalar_t());
+    UNROLL for (int i = 0; i < 4; ++i) values[i] = all[i];
+  }
+}
+
 // A number as a type, for generic lambdas.
 template <int kValue>
 struct IntConstant {

@@ -14,5 +14,8 @@ cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* wor
 // The fast kernels, each called by its direction's function.
 cudaError_t launch_forward_nchw(const Params& params, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_forward_channels_last(const Params& params, const Plan& plan, cudaStream_t stream);
+cudaError_t launch_weight_grad_nchw(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream);
+cudaError_t launch_weight_grad_channels_last(const Params& params, const Plan& plan, void* workspace,
+                                             cudaStream_t stream);
 
 }  // namespace fastconv::depthwise_conv2d

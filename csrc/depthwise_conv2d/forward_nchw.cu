@@ -9,13 +9,6 @@
 
 namespace fastconv::depthwise_conv2d {
 
-// A thread's outputs: kRows x kColumns, with kColumns * kStride elements making 16 bytes, so that neighbouring threads
-// read neighbouring 16-byte groups of the tile.
-template <class scalar_t, int kStride>
-struct Strip {
-  static constexpr int kRows = kStripRows / kStride, kColumns = kVec<scalar_t> / kStride;
-};
-
 // All weights in registers; each row of the tile is read once and feeds every output row that needs it.
 template <class scalar_t, int kSize, int kStride, int kOutputs>
 __device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, const float (&weight)[kSize * kSize],
@@ -25,11 +18,7 @@ __device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, cons
   constexpr int kGroups = (kShift + (S::kColumns - 1) * kStride + kSize + kWidth - 1) / kWidth;
   UNROLL for (int r = 0; r < (S::kRows - 1) * kStride + kSize; ++r) {
     float row[kGroups * kWidth];
-    UNROLL for (int g = 0; g < kGroups; ++g) {
-      float group[kWidth];
-      load_vec(tile + r * pitch + g * kWidth, group);
-      UNROLL for (int i = 0; i < kWidth; ++i) row[g * kWidth + i] = group[i];
-    }
+    load_row(tile + r * pitch, row);
     UNROLL for (int y = 0; y < S::kRows; ++y) {
       const int ky = r - y * kStride;
       if (ky < 0 || ky >= kSize) continue;

@@ -13,6 +13,24 @@ namespace fastconv::depthwise_conv2d {
 template <int kPadding, int kWidth>
 constexpr int kTileShift = (kWidth - kPadding % kWidth) % kWidth;
 
+// A thread's outputs: kRows x kColumns, with kColumns * kStride elements making 16 bytes, so that neighbouring threads
+// read neighbouring 16-byte groups of the tile.
+template <class scalar_t, int kStride>
+struct Strip {
+  static constexpr int kRows = kStripRows / kStride, kColumns = kVec<scalar_t> / kStride;
+};
+
+// Neighbouring 16-byte groups of a row of a tile.
+template <class scalar_t, int kCount>
+__device__ __forceinline__ void load_row(const scalar_t* address, float (&row)[kCount]) {
+  constexpr int kWidth = kVec<scalar_t>;
+  UNROLL for (int g = 0; g < kCount / kWidth; ++g) {
+    float group[kWidth];
+    load_vec(address + g * kWidth, group);
+    UNROLL for (int i = 0; i < kWidth; ++i) row[g * kWidth + i] = group[i];
+  }
+}
+
 // Calls f(plane, row, column) for this thread's share of planes x rows x columns, neighbouring threads taking
 // neighbouring columns. Divides only to find the first place and the step.
 template <class F>

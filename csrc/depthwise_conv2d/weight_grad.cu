@@ -72,18 +72,31 @@ __global__ void __launch_bounds__(kGenericThreads)
   grad_weight[i] = from_acc<scalar_t>(sum);
 }
 
+namespace {
+
+template <class scalar_t>
+cudaError_t launch_generic(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream) {
+  auto* kernel = plan.index_bits == 64 ? depthwise_conv2d_weight_grad_kernel<scalar_t, int64_t>
+                                       : depthwise_conv2d_weight_grad_kernel<scalar_t, int>;
+  return launch(kernel, dim3(plan.grid), dim3(plan.block), 0, stream, params, plan.reduce,
+                static_cast<acc_type<scalar_t>*>(workspace));
+}
+
+}  // namespace
+
 cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream) {
   return with_element_type(params.dtype, [&](auto zero) {
     using scalar_t = decltype(zero);
-    auto* partial = static_cast<acc_type<scalar_t>*>(workspace);
-    auto* kernel = plan.index_bits == 64 ? depthwise_conv2d_weight_grad_kernel<scalar_t, int64_t>
-                                         : depthwise_conv2d_weight_grad_kernel<scalar_t, int>;
-    const cudaError_t error = launch(kernel, dim3(plan.grid), dim3(plan.block), 0, stream, params, plan.reduce, partial);
+    const cudaError_t error = plan.kernel == Kernel::nchw ? launch_weight_grad_nchw(params, plan, workspace, stream)
+                              : plan.kernel == Kernel::channels_last
+                                  ? launch_weight_grad_channels_last(params, plan, workspace, stream)
+                                  : launch_generic<scalar_t>(params, plan, workspace, stream);
     if (error != cudaSuccess) return error;
     const int64_t count = params.out_channels() * params.kernel_h * params.kernel_w;
     const unsigned grid = unsigned((count + kGenericThreads - 1) / kGenericThreads);
     return launch(depthwise_conv2d_weight_grad_add_kernel<scalar_t>, dim3(grid), dim3(kGenericThreads), 0, stream,
-                  partial, static_cast<scalar_t*>(params.weight), count, plan.splits);
+                  static_cast<const acc_type<scalar_t>*>(workspace), static_cast<scalar_t*>(params.weight), count,
+                  plan.splits);
   });
 }
 

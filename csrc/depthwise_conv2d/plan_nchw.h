@@ -1,0 +1,137 @@
+// Plans of the NCHW kernels of depthwise_conv2d. A plan whose kernel is generic means that none of them fits.
+#pragma once
+#include <algorithm>
+
+#include "depthwise_conv2d/plan_types.h"
+
+namespace fastconv::depthwise_conv2d {
+
+// Columns to put before the first one needed, so that a padding of this size ends on a 16-byte boundary.
+constexpr int tile_shift(int64_t padding, int width) { return int((width - padding % width) % width); }
+
+// The elements of one copy into a tile: as many as divide the row, its place in the tile (`offset`) and all strides.
+inline int load_width(const FeatureMap& map, int64_t row, int64_t offset, ElementType dtype) {
+  int width = int(16 / element_size(dtype));
+  while (width > 1 && !(is_aligned(map, width, dtype) && row % width == 0 && offset % width == 0)) width /= 2;
+  return width;
+}
+
+// Sizes in shared memory of `shape` for a forward-like kernel whose strips are rows x columns outputs.
+inline int measure_tile(TileShape& shape, const Params& p, int rows, int columns, bool any_size) {
+  const int size = int(element_size(p.dtype)), width = 16 / size, stride = int(p.stride_w);
+  const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w);
+  shape.tile_rows = (shape.strips_y * rows - 1) * stride + kernel_h;
+  shape.taps = int(ceil_div(shape.shift + kernel_w, kTapGroup)) * kTapGroup;
+  const int strip_groups = any_size ? shape.taps / width + 1
+                                    : int(ceil_div(shape.shift + (columns - 1) * stride + kernel_w, width));
+  shape.row_groups = shape.strips_x - 1 + strip_groups;
+  // An odd pitch keeps the strips of one warp that lie below each other in different banks.
+  shape.pitch = (shape.row_groups | 1) * width;
+  int bytes = shape.planes * shape.tile_rows * shape.pitch * size;
+  shape.weight_offset = bytes;
+  if (any_size) bytes += shape.planes * kernel_h * shape.taps * 4;
+  shape.output_offset = bytes;
+  if (!shape.vector_store) bytes += shape.planes * shape.strips_y * rows * shape.strips_x * columns * size;
+  return bytes;
+}
+
+inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool flip) {
+  Plan plan;
+  plan.kernel = Kernel::nchw;
+  plan.stride = int(p.stride_w);
+  plan.kernel_size = is_odd_square(p) ? int(p.kernel_h) : 0;
+  const int width = int(16 / element_size(p.dtype)), rows = kStripRows / plan.stride, columns = width / plan.stride;
+
+  TileShape& shape = plan.tile;
+  shape.flip = flip;
+  shape.shift = plan.kernel_size ? tile_shift(plan.kernel_size / 2, width)
+                                 : int(((-p.padding_w) % width + width) % width);
+  shape.load_width = load_width(p.input, p.width, p.padding_w + shape.shift, p.dtype);
+  shape.vector_store = is_aligned(p.output, columns, p.dtype) && p.out_width % columns == 0;
+
+  // Strips in x: the row, or equal parts of at most 32. Then strips in y, at most two rounds of threads. Then planes,
+  // until a block is full. Small problems get smaller blocks, so that every multiprocessor has work.
+  const int64_t strips_x = ceil_div(p.out_width, columns), strips_y = ceil_div(p.out_height, rows);
+  shape.tiles_x = int(ceil_div(strips_x, 32));
+  shape.strips_x = int(ceil_div(strips_x, shape.tiles_x));
+  const int64_t plane_count = p.batch * p.out_channels();
+  const int64_t wanted_blocks = 4 * device.multiprocessors;
+  const int budget = std::min(device.smem_per_block, device.smem_per_multiprocessor / (plan.kernel_size ? 4 : 2));
+  auto split_y = [&](int64_t limit) {
+    shape.tiles_y = int(ceil_div(strips_y, std::clamp<int64_t>(limit, 1, strips_y)));
+    shape.strips_y = int(ceil_div(strips_y, shape.tiles_y));
+  };
+  auto bytes = [&] { return measure_tile(shape, p, rows, columns, plan.kernel_size == 0); };
+  auto blocks = [&] { return ceil_div(plane_count, shape.planes) * shape.tiles_y * shape.tiles_x; };
+  split_y(2 * kTileThreads / shape.strips_x);
+  while (shape.strips_y > 1 && (bytes() > budget || (blocks() < wanted_blocks && shape.strips_y * shape.strips_x > 64)))
+    split_y(shape.strips_y / 2);
+  if (shape.tiles_y * shape.tiles_x == 1) {
+    shape.planes = int(std::clamp<int64_t>(kTileThreads / (shape.strips_y * shape.strips_x), 1,
+                                           std::min<int64_t>(kMaxPlanes, plane_count)));
+    while (shape.planes > 1 && (bytes() > budget || (blocks() < wanted_blocks &&
+                                                     shape.planes * shape.strips_y * shape.strips_x > 64)))
+      shape.planes = (shape.planes + 1) / 2;
+  }
+  plan.smem_bytes = bytes();
+  if (plan.smem_bytes > device.smem_per_block) return {};
+  const int strips = shape.planes * shape.strips_y * shape.strips_x;
+  plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
+  plan.grid = unsigned(blocks());
+  plan.vector_width = shape.load_width;
+  return plan;
+}
+
+// The NCHW weight gradient: one channel a block, its images and tiles shared out over `splits` blocks.
+inline Plan nchw_weight_grad_plan(const Params& p, const DeviceFacts& device) {
+  Plan plan;
+  plan.kernel = Kernel::nchw;
+  plan.stride = int(p.stride_w);
+  plan.kernel_size = int(p.kernel_h);
+  const int size = int(element_size(p.dtype)), width = 16 / size;
+  const int rows = kStripRows / plan.stride, columns = width / plan.stride;
+  WeightGradTile& tile = plan.weight_grad_tile;
+  TileShape &shape = tile.input, &grad = tile.grad;
+  shape.shift = tile_shift(plan.kernel_size / 2, width);
+  shape.vector_store = true;  // nothing is stored
+  shape.load_width = load_width(p.input, p.width, p.padding_w + shape.shift, p.dtype);
+
+  const int64_t strips_x = ceil_div(p.out_width, columns), strips_y = ceil_div(p.out_height, rows);
+  shape.tiles_x = int(ceil_div(strips_x, 32));
+  shape.strips_x = int(ceil_div(strips_x, shape.tiles_x));
+  grad.load_width = load_width(p.output, p.out_width, shape.tiles_x > 1 ? shape.strips_x * columns : 0, p.dtype);
+  const int budget = std::min(device.smem_per_block, device.smem_per_multiprocessor / 3);
+  auto split_y = [&](int64_t limit) {
+    shape.tiles_y = int(ceil_div(strips_y, std::clamp<int64_t>(limit, 1, strips_y)));
+    shape.strips_y = int(ceil_div(strips_y, shape.tiles_y));
+  };
+  auto bytes = [&] {
+    tile.grad_offset = measure_tile(shape, p, rows, columns, false);
+    grad.planes = shape.planes;
+    grad.tile_rows = shape.strips_y * rows;
+    grad.row_groups = int(ceil_div(shape.strips_x * columns, width));
+    grad.pitch = (grad.row_groups | 1) * width;
+    return tile.grad_offset + grad.planes * grad.tile_rows * grad.pitch * size;
+  };
+  split_y(2 * kTileThreads / shape.strips_x);
+  while (shape.strips_y > 1 && bytes() > budget) split_y(shape.strips_y / 2);
+  if (shape.tiles_y * shape.tiles_x == 1) {
+    shape.planes = int(std::clamp<int64_t>(kTileThreads / (shape.strips_y * shape.strips_x), 1,
+                                           std::min<int64_t>(kMaxPlanes, p.batch)));
+    while (shape.planes > 1 && bytes() > budget) shape.planes = (shape.planes + 1) / 2;
+  }
+  plan.smem_bytes = bytes();
+  if (plan.smem_bytes > device.smem_per_block) return {};
+  tile.items = int(ceil_div(p.batch, shape.planes)) * shape.tiles_y * shape.tiles_x;
+  // Enough blocks to fill the GPU four times over; each ends with one addition over its threads.
+  tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, p.out_channels()), 1, tile.items));
+  plan.splits = tile.splits;
+  plan.workspace_bytes = plan.splits * p.out_channels() * p.kernel_h * p.kernel_w * 4;
+  const int strips = shape.planes * shape.strips_y * shape.strips_x;
+  plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
+  plan.grid = unsigned(p.out_channels() * plan.splits);
+  plan.vector_width = std::min(shape.load_width, grad.load_width);
+  return plan;
+}
+
+}  // namespace fastconv::depthwise_conv2d

@@ -1,0 +1,101 @@
+// What a plan of depthwise_conv2d says, and small helpers of those that make one.
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#include "common/device_facts.h"
+#include "depthwise_conv2d/depthwise_conv2d.h"
+
+namespace fastconv::depthwise_conv2d {
+
+enum class Direction : int { forward, input_grad, weight_grad };
+enum class Kernel : int { generic, nchw, channels_last };
+
+constexpr int kGenericThreads = 256;
+constexpr int kTileThreads = 256;  // at most
+constexpr int kMaxPlanes = 32;     // planes of a block
+constexpr int kStripRows = 4;      // output rows of a thread at stride 1
+constexpr int kTapGroup = 8;       // taps that the any-size kernels take at a time
+
+// How the generic weight gradient shares its sum out: see weight_grad.cu.
+struct ReduceShape {
+  int channel_lanes = 1, x_lanes = 1;
+  int64_t channel_groups = 1, rows_per_split = 1;
+};
+
+// The taps of an axis that reach one input coordinate repeat with these steps.
+struct GradSteps {
+  int64_t kernel_step_h, kernel_step_w, out_step_h, out_step_w;
+};
+
+// The tiles of an NCHW kernel: see nchw_tile.cuh. A block works on `planes` planes, and in each on strips_y * strips_x
+// register tiles.
+struct TileShape {
+  int planes = 1, strips_y = 1, strips_x = 1, tiles_y = 1, tiles_x = 1;
+  int tile_rows = 0, row_groups = 0, pitch = 0;  // a row has row_groups groups of 16 bytes; `pitch` counts elements
+  int shift = 0;                                 // columns before the first one needed
+  int load_width = 1;                            // elements of one copy into the tile
+  int taps = 0;                                  // of a padded row of weights, any-size kernels
+  int weight_offset = 0, output_offset = 0;      // in shared memory, bytes
+  bool vector_store = false, flip = false;
+};
+
+// The tiles of a channels_last kernel: see channels_last_tile.cuh. A block works on `lanes` groups of 16 bytes of
+// channels, and on rows x strips_x register tiles.
+struct ChannelTile {
+  int lanes = 8, channel_blocks = 1, rows = 1, strips_x = 1, tiles_y = 1, tiles_x = 1;
+  bool flip = false;
+};
+
+// The NCHW weight gradient: tiles of input and of grad_output, for `items` groups of images and tiles of a channel.
+struct WeightGradTile {
+  TileShape input, grad;
+  int grad_offset = 0;  // in shared memory, bytes
+  int items = 1, splits = 1;
+};
+
+// The channels_last weight gradient: threads are lanes x kernel_size x row_lanes.
+struct ChannelReduceShape {
+  int lanes = 8, channel_blocks = 1, row_lanes = 1, rows_per_split = 1;
+};
+
+struct Plan {
+  Kernel kernel = Kernel::generic;
+  int kernel_size = 0, stride = 1;  // template arguments of the fast kernels; size 0 is any size
+  unsigned grid = 0, block = kGenericThreads;
+  int smem_bytes = 0;
+  int index_bits = 32;
+  int vector_width = 1;  // elements of a global memory access of the main loop
+  int splits = 1;        // weight gradient: parts of the sum over N * H * W
+  int64_t workspace_bytes = 0;
+  ReduceShape reduce;
+  TileShape tile;
+  ChannelTile channel_tile;
+  WeightGradTile weight_grad_tile;
+  ChannelReduceShape channel_reduce;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline bool is_aligned(const FeatureMap& map, int64_t width, ElementType dtype) {
+  return reinterpret_cast<uintptr_t>(map.data) % (width * element_size(dtype)) == 0 && map.stride_n % width == 0 &&
+         map.stride_c % width == 0 && map.stride_h % width == 0;
+}
+
+inline bool is_odd_square(const Params& p) {
+  return p.kernel_h == p.kernel_w && (p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7);
+}
+
+// The input gradient of a stride-1 call, told as a forward: input and output change places and the kernel is turned.
+inline Params as_forward(Params p) {
+  std::swap(p.input, p.output);
+  std::swap(p.height, p.out_height);
+  std::swap(p.width, p.out_width);
+  p.padding_h = p.dilation_h * (p.kernel_h - 1) - p.padding_h;
+  p.padding_w = p.dilation_w * (p.kernel_w - 1) - p.padding_w;
+  p.bias = nullptr;
+  p.activation = Activation::none;
+  return p;
+}
+
+}  // namespace fastconv::depthwise_conv2d

@@ -1,17 +1,18 @@
 """Triton kernels of depthwise_conv2d.
 
-All of them work on a tile of BLOCK_C channels x BLOCK_W columns, with ROWS x COLS results of each lane held in a tuple of
-such tiles. One kernel serves both memory formats: in NCHW the lanes of a warp run along W, in channels_last along C,
+All of them work on a tile of BLOCK_C channels x BLOCK_W columns, with ROWS x COLS results of each lane held in a tuple
+of such tiles. One kernel serves both memory formats: in NCHW the lanes of a warp run along W, in channels_last along C,
 since Triton orders them by the stride it knows to be 1.
 
-A tap is an elementwise multiply-add, never tl.dot: one channel has one column of a matrix product, so tensor cores would
-multiply padding. The tap loops are written as the plain four-fold loop over (tap, result) and unrolled; two results that
-read one pixel, or one weight, then share its load, because the compiler merges equal loads (no store comes between).
+A tap is an elementwise multiply-add, never tl.dot: one channel has one column of a matrix product, so tensor cores
+would multiply padding. The tap loops are written as the plain loop over (tap, result) and unrolled; results that read
+one pixel, or one weight, then share its load, because the compiler merges equal loads (no store comes between).
 
-For each result the taps cost KERNEL_H * KERNEL_W multiply-adds, 9 for 3x3, against one element read and one written: GPUs
-do about 40 such operations a 4-byte access, so device memory is the limit up to 5x5. Next comes the L1 cache, which
-delivers about 8 times what memory does: unmerged, each tap would be one L1 load. ROWS = 8 leaves 3.75 loads a result of
-3x3 and 12.25 of 7x7.
+For each result the taps cost KERNEL_H * KERNEL_W multiply-adds, 9 for 3x3, against one element read and one written.
+A GPU does about 10 multiply-adds a byte (H100: 33 T/s, 3.35 TB/s), 80 to the 8 bytes of a float32 result and 40 to the
+4 of bfloat16, so device memory is the limit up to 5x5. Before arithmetic comes the L1 cache, which delivers about 8
+times what memory does: unmerged, each tap would be a load from it. With ROWS = 8 a 3x3 result takes 3.75 pixel loads, a
+7x7 result 12.25.
 """
 
 from __future__ import annotations
@@ -70,13 +71,13 @@ def _tile_of(pid, num_c, num_h, num_w, CHANNELS_LAST: tl.constexpr):
 def _zeros(COUNT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, DTYPE: tl.constexpr):
     tiles = ()
     for _ in tl.static_range(COUNT):
-        tiles = tiles + (tl.zeros([BLOCK_C, BLOCK_W], dtype=DTYPE),)
+        tiles = tiles + (tl.zeros([BLOCK_C, BLOCK_W], dtype=DTYPE),)  # noqa: RUF005 (jit has no unpacking)
     return tiles
 
 
 @triton.jit
 def _add_to(tiles, value, INDEX: tl.constexpr):
-    return tiles[:INDEX] + (tiles[INDEX] + value,) + tiles[INDEX + 1 :]
+    return tiles[:INDEX] + (tiles[INDEX] + value,) + tiles[INDEX + 1 :]  # noqa: RUF005
 
 
 @triton.jit
@@ -119,8 +120,8 @@ def _add_taps(
             for s in tl.static_range(COLS):
                 for r in tl.static_range(ROWS):
                     if (r * RESULT_H + ky * TAP_H) % DIVISOR_H == 0 and (s * RESULT_W + kx * TAP_W) % DIVISOR_W == 0:
-                        dy: tl.constexpr = (r * RESULT_H + ky * TAP_H) // DIVISOR_H
-                        dx: tl.constexpr = (s * RESULT_W + kx * TAP_W) // DIVISOR_W
+                        dy = (r * RESULT_H + ky * TAP_H) // DIVISOR_H
+                        dx = (s * RESULT_W + kx * TAP_W) // DIVISOR_W
                         pixel = _load_pixel(
                             x_ptr + dy * stride_xh + dx * stride_xw,
                             x_offsets, channel_ok, row + dy, column + dx, height, width,
@@ -142,33 +143,34 @@ def _add_all_taps(
 ):  # fmt: skip
     """_add_taps over the whole kernel: unrolled at once, or in columns of CHUNK_H taps with a loop around."""
     if CHUNK_H == 0:
-        return _add_taps(
+        sums = _add_taps(
             sums, x_ptr, x_offsets, w_ptr, w_offsets, stride_wk, channel_ok, row, column, height, width,
             stride_xh, stride_xw, KERNEL_W, KERNEL_H, KERNEL_W, ROWS, COLS, RESULT_H, RESULT_W, TAP_H, TAP_W,
             DIVISOR_H, DIVISOR_W,
         )  # fmt: skip
-    tl.static_assert(DIVISOR_H == 1 and DIVISOR_W == 1, "a chunk would begin at any phase of the stride")
-    for chunk in range(KERNEL_H // CHUNK_H):
-        for kx in range(KERNEL_W):
-            dy = chunk * CHUNK_H * TAP_H
-            dx = kx * TAP_W
-            sums = _add_taps(
-                sums, x_ptr + dy * stride_xh + dx * stride_xw, x_offsets,
-                w_ptr + (chunk * CHUNK_H * KERNEL_W + kx) * stride_wk, w_offsets, stride_wk, channel_ok,
-                row + dy, column + dx, height, width, stride_xh, stride_xw, KERNEL_W, CHUNK_H, 1,
-                ROWS, COLS, RESULT_H, RESULT_W, TAP_H, TAP_W, 1, 1,
-            )  # fmt: skip
-    if KERNEL_H % CHUNK_H != 0:
-        tail: tl.constexpr = KERNEL_H // CHUNK_H * CHUNK_H
-        for kx in range(KERNEL_W):
-            dy = tail * TAP_H
-            dx = kx * TAP_W
-            sums = _add_taps(
-                sums, x_ptr + dy * stride_xh + dx * stride_xw, x_offsets,
-                w_ptr + (tail * KERNEL_W + kx) * stride_wk, w_offsets, stride_wk, channel_ok,
-                row + dy, column + dx, height, width, stride_xh, stride_xw, KERNEL_W, KERNEL_H - tail, 1,
-                ROWS, COLS, RESULT_H, RESULT_W, TAP_H, TAP_W, 1, 1,
-            )  # fmt: skip
+    else:
+        tl.static_assert(DIVISOR_H == 1 and DIVISOR_W == 1, "a chunk would begin at any phase of the stride")
+        tail: tl.constexpr = KERNEL_H % CHUNK_H
+        for ky in range(0, KERNEL_H - tail, CHUNK_H):
+            for kx in range(KERNEL_W):
+                dy = ky * TAP_H
+                dx = kx * TAP_W
+                sums = _add_taps(
+                    sums, x_ptr + dy * stride_xh + dx * stride_xw, x_offsets,
+                    w_ptr + (ky * KERNEL_W + kx) * stride_wk, w_offsets, stride_wk, channel_ok,
+                    row + dy, column + dx, height, width, stride_xh, stride_xw, KERNEL_W, CHUNK_H, 1,
+                    ROWS, COLS, RESULT_H, RESULT_W, TAP_H, TAP_W, 1, 1,
+                )  # fmt: skip
+        if tail > 0:
+            for kx in range(KERNEL_W):
+                dy = (KERNEL_H - tail) * TAP_H
+                dx = kx * TAP_W
+                sums = _add_taps(
+                    sums, x_ptr + dy * stride_xh + dx * stride_xw, x_offsets,
+                    w_ptr + ((KERNEL_H - tail) * KERNEL_W + kx) * stride_wk, w_offsets, stride_wk, channel_ok,
+                    row + dy, column + dx, height, width, stride_xh, stride_xw, KERNEL_W, tail, 1,
+                    ROWS, COLS, RESULT_H, RESULT_W, TAP_H, TAP_W, 1, 1,
+                )  # fmt: skip
     return sums
 
 
@@ -230,10 +232,7 @@ def _depthwise_conv2d_forward_kernel(
     channel_lane = tl.arange(0, BLOCK_C)[:, None]
     channel = first_channel + channel_lane
     channel_ok = channel < out_channels
-    if MULTIPLIER == 1:
-        x_channel_lane = channel_lane
-    else:
-        x_channel_lane = channel // MULTIPLIER - first_channel // MULTIPLIER
+    x_channel_lane = channel_lane if MULTIPLIER == 1 else channel // MULTIPLIER - first_channel // MULTIPLIER
 
     row = h.to(INDEX) * (ROWS * STRIDE_H) - padding_h
     first_column = w.to(INDEX) * (BLOCK_W * COLS * STRIDE_W) - padding_w
@@ -262,7 +261,7 @@ def _depthwise_conv2d_forward_kernel(
         result = sums[i]
         if b_ptr is not None:
             result += tl.load(b_ptr + channel, mask=channel_ok).to(ACC)
-        results = results + (_activate(result, ACTIVATION),)
+        results = results + (_activate(result, ACTIVATION),)  # noqa: RUF005
 
     stride_yh = tl.cast(stride_yh, tl.int64) * ALIGN
     stride_yw = tl.cast(stride_yw, tl.int64) * ALIGN
@@ -387,8 +386,8 @@ def _add_products(
     for kx in tl.static_range(GROUP_W):
         for r in tl.static_range(ROWS):
             for ky in tl.static_range(GROUP_H):
-                dy: tl.constexpr = r * STRIDE_H + ky * DILATION_H
-                dx: tl.constexpr = kx * DILATION_W
+                dy = r * STRIDE_H + ky * DILATION_H
+                dx = kx * DILATION_W
                 grad = tl.load(gy_ptr + r * stride_gyh + gy_offsets, mask=gy_ok, other=0.0)
                 pixel = _load_pixel(
                     x_ptr + dy * stride_xh + dx * stride_xw,
@@ -416,11 +415,11 @@ def _depthwise_conv2d_weight_grad_kernel(
     BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, ROWS: tl.constexpr,
     GROUP_H: tl.constexpr, GROUP_W: tl.constexpr,  # taps of one program
 ):  # fmt: skip
-    """Bytes: reads gy and x once (again, mostly from L2, for every group of taps); writes splits * C * MULTIPLIER * taps
-    partial sums, which is little. Bound by device memory up to about 5x5, by L1 beyond.
+    """Bytes: reads gy and x once (again, mostly from L2, for every group of taps); the partial sums are little. Bound
+    by device memory up to about 5x5, by L1 beyond.
 
-    A program walks over its share of the tiles (n, h, w), in order, with one sum a lane and tap, and adds up the lanes at
-    the end: the same order, and so the same bits, each time."""
+    A program walks over its share of the tiles (n, h, w), in order, with one sum a lane and tap, and adds up the lanes
+    at the end: the same order, and so the same bits, each time."""
     out_channels = out_channels * ALIGN
     num_c = tl.cdiv(out_channels, BLOCK_C)
     groups_w: tl.constexpr = (KERNEL_W + GROUP_W - 1) // GROUP_W
@@ -438,10 +437,7 @@ def _depthwise_conv2d_weight_grad_kernel(
     channel_lane = tl.arange(0, BLOCK_C)[:, None]
     channel = first_channel + channel_lane
     channel_ok = channel < out_channels
-    if MULTIPLIER == 1:
-        x_channel_lane = channel_lane
-    else:
-        x_channel_lane = channel // MULTIPLIER - first_channel // MULTIPLIER
+    x_channel_lane = channel_lane if MULTIPLIER == 1 else channel // MULTIPLIER - first_channel // MULTIPLIER
     column_lane = tl.arange(0, BLOCK_W)[None, :].to(INDEX)
 
     gy_ptr += first_channel.to(tl.int64) * stride_gyc
@@ -540,7 +536,9 @@ class Plan:
     splits: int = 1  # weight gradient: programs that share the sum over (n, h, w)
 
 
-_MAX_UNROLLED_TAPS = 49
+# Triton's passes over an unrolled loop take seconds from about 100 multiply-adds on; a loop over columns of taps costs
+# little, as in NCHW, and in channels_last with one column a lane, columns of taps share no pixel.
+_MAX_UNROLLED_TAPS = 13
 _MAX_PHASES = 16
 # A GPU of today has 80 to 150 multiprocessors, each running 5 to 16 of these programs of 4 warps at a time.
 _MIN_PROGRAMS = 256
@@ -569,7 +567,7 @@ def _block_channels(channels: int) -> int:
     return min(16, _power_of_two(channels))
 
 
-def _tile(g: Any, element_size: int, channels: int, columns: int, lane_elements: int) -> tuple[int, int, int]:
+def _tile(g: Any, channels: int, columns: int, lane_elements: int) -> tuple[int, int, int]:
     """(block_c, block_w, num_warps) of a tile of about 128 threads with `lane_elements` elements in each."""
     elements = 128 * lane_elements
     block_w = min(_power_of_two(columns), 128)
@@ -590,10 +588,10 @@ def default_plan(direction: str, g: Any, element_size: int) -> Plan:
         element_size: of the tensors, in bytes.
     """
     taps = g.kernel_h * g.kernel_w
-    unrolled = taps <= _MAX_UNROLLED_TAPS
     # channels_last: 16-byte accesses while the registers for a column of weights last. NCHW: taps shift the columns off
-    # any alignment, so one element an access, two accesses in flight.
-    lane_elements = max(1, 16 // element_size) if g.channels_last else 2
+    # any alignment, so a lane reads one element at a time; with two columns a lane, a warp's accesses would have gaps.
+    # A multiplier does the same to channels_last: neighbours on one side are not neighbours on the other.
+    lane_elements = max(1, 16 // element_size) if g.channels_last and g.multiplier == 1 else 1
     if g.channels_last and taps > 9:
         lane_elements = min(lane_elements, 4)
 
@@ -603,36 +601,34 @@ def default_plan(direction: str, g: Any, element_size: int) -> Plan:
     stride_h, stride_w = g.stride if direction == "input_grad" else (1, 1)
     height, width = (g.height, g.width) if direction == "input_grad" else (g.out_height, g.out_width)
     channels = g.channels if direction == "input_grad" else g.out_channels
-    phased = stride_h * stride_w <= _MAX_PHASES and (unrolled or stride_h * stride_w == 1)
+    phases = stride_h * stride_w
+    unrolled = taps <= (_MAX_UNROLLED_TAPS if phases == 1 else _MAX_UNROLLED_TAPS * min(phases, 4))
+    phased = phases <= _MAX_PHASES and (unrolled or phases == 1)
     if not phased:
         stride_h = stride_w = 1
     cols = stride_w
-    if g.channels_last and taps > 9 and unrolled and stride_w == 1:
-        cols = 2
-    block_c, block_w, num_warps = _tile(g, element_size, channels, _ceil_div(width, cols), lane_elements)
+    block_c, block_w, num_warps = _tile(g, channels, _ceil_div(width, cols), lane_elements)
     if not phased:
         return Plan(block_c, block_w, 1, 1, num_warps, phased=False)
 
     def multiple_of_stride(rows: int) -> int:
         return _ceil_div(rows, stride_h) * stride_h
 
-    rows = multiple_of_stride(_even_share(height, max(1, (4 if g.channels_last else 8) // (cols if cols > 2 else 1))))
+    most_rows = 8 if lane_elements <= 2 or not unrolled else 4
+    rows = multiple_of_stride(_even_share(height, max(1, most_rows // max(cols, 1))))
     columns_of_programs = g.batch * _ceil_div(channels, block_c) * _ceil_div(width, block_w * cols)
     while rows > stride_h and columns_of_programs * _ceil_div(height, rows) < _MIN_PROGRAMS:
-        rows = multiple_of_stride(_ceil_div(rows, 2)) if rows // 2 >= stride_h else stride_h
-    return Plan(block_c, block_w, rows, cols, num_warps, chunk_h=0 if unrolled else min(g.kernel_h, max(rows, 4)))
+        rows = multiple_of_stride(rows // 2)
+    return Plan(block_c, block_w, rows, cols, num_warps, chunk_h=0 if unrolled else min(g.kernel_h, 8))
 
 
 def _weight_grad_plan(g: Any, element_size: int, lane_elements: int) -> Plan:
-    # A lane keeps one sum a tap and element: at most 72 registers of them.
-    if not g.channels_last:
-        lane_elements = 1
-    elif g.kernel_h * g.kernel_w > 9:
-        lane_elements = min(lane_elements, 2)
-    sums = max(1, 72 // (lane_elements * max(1, element_size // 4)))
+    # A lane keeps one sum a tap and element: at most 72 registers of them, and for the compiler's sake 28 tiles.
+    lane_elements = min(lane_elements, 4 if g.kernel_h * g.kernel_w <= 9 else 2)
+    sums = max(1, min(28, 72 // (lane_elements * max(1, element_size // 4))))
     group_h = _even_share(g.kernel_h, min(sums, 8))
     group_w = _even_share(g.kernel_w, max(1, min(sums // group_h, 8)))
-    block_c, block_w, num_warps = _tile(g, element_size, g.out_channels, g.out_width, lane_elements)
+    block_c, block_w, num_warps = _tile(g, g.out_channels, g.out_width, lane_elements)
     rows = min(4, g.out_height)
     programs = _ceil_div(g.out_channels, block_c) * _ceil_div(g.kernel_h, group_h) * _ceil_div(g.kernel_w, group_w)
     tiles = _weight_grad_tiles(g, block_w, rows)
@@ -769,10 +765,7 @@ def launch_input_grad(gy: Tensor, x: Tensor, weight: Tensor, g: Any, plan: Plan 
     # The tiles begin at a multiple of the stride in padded coordinates, up to stride - 1 before the first pixel.
     u, v = (size + p % s for size, p, s in zip((g.height, g.width), g.padding, g.stride))
     programs = (
-        g.batch
-        * _ceil_div(g.channels, plan.block_c)
-        * _ceil_div(u, plan.rows)
-        * _ceil_div(v, plan.block_w * plan.cols)
+        g.batch * _ceil_div(g.channels, plan.block_c) * _ceil_div(u, plan.rows) * _ceil_div(v, plan.block_w * plan.cols)
     )
     _depthwise_conv2d_input_grad_kernel[(programs,)](
         gy, _weight_rows(weight, g), gx,

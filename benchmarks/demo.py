@@ -366,7 +366,7 @@ def save_picture(path: Path, photos: Tensor, filtered: dict[str, Tensor]) -> Non
         if result.shape[1] != channels:  # two derivatives for each channel: show their length
             columns[name] = result.unflatten(1, (channels, -1)).square().sum(dim=2).sqrt()
         else:
-            columns[name] = result + 0.5 if name.startswith("Emboss") else result
+            columns[name] = result
     height, width, caption = photos.shape[2] // 2, photos.shape[3] // 2, 16
     canvas = Image.new("RGB", (len(columns) * width, batch * (height + caption)), "white")
     draw = ImageDraw.Draw(canvas)

@@ -84,6 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
     page: harness.Page = importlib.import_module(f"benchmarks.{options.what}")  # type: ignore[assignment]
     pattern = re.compile(options.filter)
     printer = harness.TablePrinter(page.PEERS)
+    machine = harness.describe_machine(options.device)
+
+    def report(setting: harness.Setting, rows: list[harness.Row]) -> None:
+        printer(setting, rows[-1])
+        if options.json:  # after every row, so that a long run that is stopped leaves what it had
+            harness.write_json(options.json, options.what, machine, rows)
+
     rows = harness.run(
         page,
         harness.Options(
@@ -93,12 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
             budget_s=options.budget or (0.1 if options.quick else 0.4),
             only=lambda name: pattern.search(name) is not None,
         ),
-        printer,
+        report,
     )
     print()
     print("\n".join(harness.summary_lines(rows)))
     if options.json:
-        harness.write_json(options.json, options.what, options.device, rows)
         print(f"written: {options.json}")
     if not rows:
         return 2

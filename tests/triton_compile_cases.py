@@ -69,7 +69,7 @@ class Recorder:
         return lambda *args, **kwargs: self.launches.append((self.kernel, args, kwargs))
 
 
-def launches_of(call: Call, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, tuple, dict]]:
+def launches_of(call: Call, target: GPUTarget, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, tuple, dict]]:
     launches: list[tuple[Any, tuple, dict]] = []
     for name in dir(kernels):
         if name.startswith("_depthwise_conv2d") and name.endswith("_kernel"):
@@ -78,12 +78,13 @@ def launches_of(call: Call, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, 
     x = make_map(call.shape, call)
     weight = torch.empty((g.out_channels, 1, g.kernel_h, g.kernel_w), dtype=call.dtype, device="meta")
     gy = make_map((g.batch, g.out_channels, g.out_height, g.out_width), call)
+    plan = kernels.default_plan(call.direction, g, x.element_size(), target.warp_size)
     if call.direction == "forward":
-        kernels.launch_forward(x, weight, weight[:, 0, 0, 0] if call.bias else None, g, call.activation)
+        kernels.launch_forward(x, weight, weight[:, 0, 0, 0] if call.bias else None, g, call.activation, plan)
     elif call.direction == "input_grad":
-        kernels.launch_input_grad(gy, x, weight, g)
+        kernels.launch_input_grad(gy, x, weight, g, plan)
     else:
-        kernels.launch_weight_grad(gy, x, g)
+        kernels.launch_weight_grad(gy, x, g, plan)
     return launches
 
 
@@ -109,7 +110,7 @@ def compile_launch(kernel: Any, args: tuple, kwargs: dict, target: GPUTarget) ->
 
 
 def compile_call(call: Call, target: GPUTarget, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    compiled = [compile_launch(*launch, target) for launch in launches_of(call, monkeypatch)]
+    compiled = [compile_launch(*launch, target) for launch in launches_of(call, target, monkeypatch)]
     for kernel in compiled:
         assert kernel.asm["cubin" if target.backend == "cuda" else "hsaco"]
         assert kernel.metadata.shared <= 48 * 1024
@@ -181,6 +182,11 @@ def test_channels_last_loads_are_wide(
     widest = {"v4.b32"} if dtype == F32 or direction != "weight_grad" else {"v2.b32"}
     assert set(loads(kernel)) == widest
     assert integer_divisions(kernel) <= 6, "more than it takes to find a program's tile"
+
+
+def test_channels_last_loads_are_wide_on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = compile_call(Call("forward", BF16, True, shape=(32, 72, 56, 56)), MI300, monkeypatch)[0]
+    assert len(re.findall(r"\b(?:global|buffer)_load_dwordx4", kernel.asm["amdgcn"])) >= 18 + 9
 
 
 @pytest.mark.parametrize("direction", ["forward", "input_grad"])

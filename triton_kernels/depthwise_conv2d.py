@@ -18,6 +18,7 @@ times what memory does: unmerged, each tap would be a load from it. With ROWS = 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,10 +82,19 @@ def _add_to(tiles, value, INDEX: tl.constexpr):
 
 
 @triton.jit
+def _within(index, size):
+    """0 <= index < size in one comparison: as an unsigned number a negative one is large."""
+    if index.dtype == tl.int64:
+        return index.to(tl.uint64) < size.to(tl.uint64)
+    else:
+        return index.to(tl.uint32) < size.to(tl.uint32)
+
+
+@triton.jit
 def _load_pixel(ptr, offsets, channel_ok, row, column, height, width):
     """[BLOCK_C, BLOCK_W] pixels, 0 outside of the plane."""
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return tl.load(ptr + offsets, mask=channel_ok & inside, other=0.0)
+    ok = channel_ok & _within(column, width) & _within(row, height)
+    return tl.load(ptr + offsets, mask=ok, other=0.0)
 
 
 @triton.jit
@@ -199,8 +209,13 @@ def _store_tiles(
                 tl.store(ptr + r * stride_h + s * stride_w + offsets, value, mask=channel_ok & ok)
 
 
-# Sizes that change from layer to layer must not each compile a kernel of their own.
-_SIZES = ["channels", "out_channels", "height", "width", "out_height", "out_width", "padding_h", "padding_w"]
+# Sizes that change from layer to layer must not each compile a kernel of their own. Of the strides only those between
+# lanes (c and w) are worth it: one of them is 1.
+_SIZES = [
+    *("channels", "out_channels", "height", "width", "out_height", "out_width", "padding_h", "padding_w"),
+    *(f"stride_{map_}{axis}" for map_ in ("x", "y", "gx", "gy") for axis in "nh"),
+    *("num_tiles", "tiles_per_split"),
+]
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -397,14 +412,14 @@ def _add_products(
     return sums
 
 
-@triton.jit(do_not_specialize=[*_SIZES, "num_tiles", "tiles_per_split", "splits"])
+@triton.jit(do_not_specialize=_SIZES)
 def _depthwise_conv2d_weight_grad_kernel(
     gy_ptr,  # [N, C * MULTIPLIER, OH, OW]
     x_ptr,  # [N, C, H, W]
     partial_ptr,  # [splits, C * MULTIPLIER, KERNEL_H * KERNEL_W]
     out_channels,  # C * MULTIPLIER / ALIGN
     height, width, out_height, out_width, padding_h, padding_w,
-    num_tiles, tiles_per_split, splits,
+    num_tiles, tiles_per_split,
     stride_gyn, stride_gyc, stride_gyh, stride_gyw,
     stride_xn, stride_xc, stride_xh, stride_xw,
     MULTIPLIER: tl.constexpr,
@@ -567,8 +582,8 @@ def _block_channels(channels: int) -> int:
     return min(16, _power_of_two(channels))
 
 
-def _tile(g: Any, channels: int, columns: int, lane_elements: int) -> tuple[int, int, int]:
-    """(block_c, block_w, num_warps) of a tile of about 128 threads with `lane_elements` elements in each."""
+def _tile(g: Any, channels: int, columns: int, lane_elements: int, warp_size: int) -> tuple[int, int, int]:
+    """(block_c, block_w, num_warps) of a tile of up to 128 threads with `lane_elements` elements in each."""
     elements = 128 * lane_elements
     block_w = min(_power_of_two(columns), 128)
     if g.channels_last:
@@ -576,16 +591,18 @@ def _tile(g: Any, channels: int, columns: int, lane_elements: int) -> tuple[int,
         block_w = max(1, min(block_w, elements // block_c))
     else:
         block_c = max(1, min(_power_of_two(channels), elements // block_w))
-    return block_c, block_w, max(1, min(4, block_c * block_w // (32 * lane_elements)))
+    return block_c, block_w, max(1, block_c * block_w // (warp_size * lane_elements))
 
 
-def default_plan(direction: str, g: Any, element_size: int) -> Plan:
-    """The plan of a call, from its sizes, element size and memory format alone.
+@functools.lru_cache(maxsize=1024)
+def default_plan(direction: str, g: Any, element_size: int, warp_size: int = 32) -> Plan:
+    """The plan of a call, a pure function of its sizes and memory format.
 
     Args:
         direction: "forward", "input_grad" or "weight_grad".
         g: fastconv.ops.depthwise_conv2d.Geometry.
         element_size: of the tensors, in bytes.
+        warp_size: 64 on AMD's data center GPUs.
     """
     taps = g.kernel_h * g.kernel_w
     # channels_last: 16-byte accesses while the registers for a column of weights last. NCHW: taps shift the columns off
@@ -596,7 +613,7 @@ def default_plan(direction: str, g: Any, element_size: int) -> Plan:
         lane_elements = min(lane_elements, 4)
 
     if direction == "weight_grad":
-        return _weight_grad_plan(g, element_size, lane_elements)
+        return _weight_grad_plan(g, element_size, lane_elements, warp_size)
 
     stride_h, stride_w = g.stride if direction == "input_grad" else (1, 1)
     height, width = (g.height, g.width) if direction == "input_grad" else (g.out_height, g.out_width)
@@ -607,7 +624,7 @@ def default_plan(direction: str, g: Any, element_size: int) -> Plan:
     if not phased:
         stride_h = stride_w = 1
     cols = stride_w
-    block_c, block_w, num_warps = _tile(g, channels, _ceil_div(width, cols), lane_elements)
+    block_c, block_w, num_warps = _tile(g, channels, _ceil_div(width, cols), lane_elements, warp_size)
     if not phased:
         return Plan(block_c, block_w, 1, 1, num_warps, phased=False)
 
@@ -622,14 +639,16 @@ def default_plan(direction: str, g: Any, element_size: int) -> Plan:
     return Plan(block_c, block_w, rows, cols, num_warps, chunk_h=0 if unrolled else min(g.kernel_h, 8))
 
 
-def _weight_grad_plan(g: Any, element_size: int, lane_elements: int) -> Plan:
+def _weight_grad_plan(g: Any, element_size: int, lane_elements: int, warp_size: int) -> Plan:
     # A lane keeps one sum a tap and element: at most 72 registers of them, and for the compiler's sake 28 tiles.
     lane_elements = min(lane_elements, 4 if g.kernel_h * g.kernel_w <= 9 else 2)
     sums = max(1, min(28, 72 // (lane_elements * max(1, element_size // 4))))
     group_h = _even_share(g.kernel_h, min(sums, 8))
     group_w = _even_share(g.kernel_w, max(1, min(sums // group_h, 8)))
-    block_c, block_w, num_warps = _tile(g, g.out_channels, g.out_width, lane_elements)
-    rows = min(4, g.out_height)
+    block_c, block_w, num_warps = _tile(g, g.out_channels, g.out_width, lane_elements, warp_size)
+    # Rows left over by whole tiles are done one by one, each with all of its loads.
+    row_choices = (r for r in (4, 7, 5, 6, 3) if g.out_height % r == 0 and r * group_h * group_w <= 128)
+    rows = next(row_choices, min(4, g.out_height))
     programs = _ceil_div(g.out_channels, block_c) * _ceil_div(g.kernel_h, group_h) * _ceil_div(g.kernel_w, group_w)
     tiles = _weight_grad_tiles(g, block_w, rows)
     splits = max(1, min(tiles, _WEIGHT_GRAD_PROGRAMS // programs))
@@ -641,9 +660,9 @@ def _weight_grad_tiles(g: Any, block_w: int, rows: int) -> int:
     return g.batch * _ceil_div(g.out_height, rows) * _ceil_div(g.out_width, block_w)
 
 
-def candidate_plans(direction: str, g: Any, element_size: int) -> Iterator[Plan]:
+def candidate_plans(direction: str, g: Any, element_size: int, warp_size: int = 32) -> Iterator[Plan]:
     """Plans to try when tuning, the default first. Each gives the same result up to the order of sums."""
-    default = default_plan(direction, g, element_size)
+    default = default_plan(direction, g, element_size, warp_size)
     yield default
     for num_warps in (1, 2, 4, 8):
         for scale in (1, 2):
@@ -665,6 +684,10 @@ def candidate_plans(direction: str, g: Any, element_size: int) -> Iterator[Plan]
 # Launchers: checked 4-d tensors in, results out.
 
 
+def _warp_size(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).warp_size if torch.version.hip and x.is_cuda else 32
+
+
 def _readable(x: Tensor, channels_last: bool) -> Tensor:
     """`x` itself where neighbours in the memory format are neighbours in memory, else a copy of it."""
     inner = 1 if channels_last else 3
@@ -684,7 +707,7 @@ def _alignment(g: Any, *tensors: Tensor) -> int:
         return 1
     divisor = math.gcd(g.channels, 16 // tensors[0].element_size())
     for x in tensors:
-        divisor = math.gcd(divisor, x.stride(0), x.stride(2), x.stride(3))
+        divisor = math.gcd(divisor, *(x.stride(d) for d in (0, 2, 3) if x.size(d) > 1))
     return divisor
 
 
@@ -736,7 +759,7 @@ def launch_forward(
     y = _empty_feature_map(x, (g.batch, g.out_channels, g.out_height, g.out_width), g.channels_last)
     if y.numel() == 0:
         return y
-    plan = plan or default_plan("forward", g, x.element_size())
+    plan = plan or default_plan("forward", g, x.element_size(), _warp_size(x))
     x = _readable(x, g.channels_last)
     align = _alignment(g, x, y)
     programs = (
@@ -759,7 +782,7 @@ def launch_input_grad(gy: Tensor, x: Tensor, weight: Tensor, g: Any, plan: Plan 
     gx = _empty_feature_map(x, (g.batch, g.channels, g.height, g.width), g.channels_last)
     if gx.numel() == 0:
         return gx
-    plan = plan or default_plan("input_grad", g, x.element_size())
+    plan = plan or default_plan("input_grad", g, x.element_size(), _warp_size(x))
     gy = _readable(gy, g.channels_last)
     align = _alignment(g, gy, gx)
     # The tiles begin at a multiple of the stride in padded coordinates, up to stride - 1 before the first pixel.
@@ -782,7 +805,7 @@ def launch_weight_grad(gy: Tensor, x: Tensor, g: Any, plan: Plan | None = None) 
     gw = torch.empty((g.out_channels, 1, g.kernel_h, g.kernel_w), dtype=x.dtype, device=x.device)
     if gy.numel() == 0 or x.numel() == 0:
         return gw.zero_()
-    plan = plan or default_plan("weight_grad", g, x.element_size())
+    plan = plan or default_plan("weight_grad", g, x.element_size(), _warp_size(x))
     gy, x = _readable(gy, g.channels_last), _readable(x, g.channels_last)
     align = _alignment(g, gy, x)
     acc_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -799,7 +822,7 @@ def launch_weight_grad(gy: Tensor, x: Tensor, g: Any, plan: Plan | None = None) 
     _depthwise_conv2d_weight_grad_kernel[(programs,)](
         gy, x, partial,
         g.out_channels // align, g.height, g.width, g.out_height, g.out_width, *g.padding,
-        tiles, _ceil_div(tiles, plan.splits), plan.splits,
+        tiles, _ceil_div(tiles, plan.splits),
         *_strides(gy, align), *_strides(x, align),
         **_constants(g, plan, align, _index_type(g, plan, gy, x), x.dtype),
         GROUP_H=plan.group_h, GROUP_W=plan.group_w,

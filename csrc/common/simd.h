@@ -22,6 +22,26 @@ FASTCONV_INLINE Vec<acc_t> broadcast(acc_t value) {
   return value - Vec<acc_t>{};
 }
 
+// Keeps a value that was loaded in its register. gcc would otherwise load it anew for every multiply-add that uses it,
+// and a load that straddles two cache lines costs as much as two.
+template <class V>
+FASTCONV_INLINE void keep_in_register(V& v) {
+#if FASTCONV_VECTOR_BYTES == 64
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
+// Hides how an address came about. gcc would otherwise compute the addresses of an unrolled tile in advance, run out of
+// registers, and fetch them back from the stack.
+template <class T>
+FASTCONV_INLINE void keep_address(const T*& p) {
+  asm("" : "+r"(p));
+}
+
 // ---- loads: kLanes elements from any address, converted to acc_t
 
 FASTCONV_INLINE Vec<float> load(const float* p) {
@@ -65,6 +85,22 @@ template <class scalar_t>
 FASTCONV_INLINE Vec<acc_type<scalar_t>> load_first(const scalar_t* p, int64_t count) {
   constexpr int lanes = kLanes<acc_type<scalar_t>>;
   if (count >= lanes) return load(p);
+#if FASTCONV_VECTOR_BYTES == 64
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(scalar_t) == 4) return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16(mask), p);
+  if constexpr (sizeof(scalar_t) == 8) return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8(mask), p);
+  if constexpr (sizeof(scalar_t) == 2) {
+    scalar_t buffer[lanes];
+    const __m256i bits = _mm256_maskz_loadu_epi16(__mmask16(mask), p);
+    std::memcpy(buffer, &bits, sizeof bits);
+    return load(buffer);
+  }
+#elif FASTCONV_VECTOR_BYTES == 32
+  if constexpr (sizeof(scalar_t) == 4) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (Vec<float>)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), lane));
+  }
+#endif
   scalar_t buffer[lanes] = {};
   for (int64_t i = 0; i < count; ++i) buffer[i] = p[i];
   return load(buffer);
@@ -102,8 +138,18 @@ template <class scalar_t>
 FASTCONV_INLINE void store_first(scalar_t* p, Vec<acc_type<scalar_t>> v, int64_t count) {
   constexpr int lanes = kLanes<acc_type<scalar_t>>;
   if (count >= lanes) return store(p, v);
+#if FASTCONV_VECTOR_BYTES == 64
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(scalar_t) == 4) return _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)v);
+  if constexpr (sizeof(scalar_t) == 8) return _mm512_mask_storeu_pd(p, __mmask8(mask), (__m512d)v);
+#endif
   scalar_t buffer[lanes];
   store(buffer, v);
+#if FASTCONV_VECTOR_BYTES == 64
+  __m256i bits;
+  std::memcpy(&bits, buffer, sizeof bits);
+  _mm256_mask_storeu_epi16(p, __mmask16(mask), bits);  // a vector of 16-bit elements is 32 bytes
+#else
   // Halves of halves: the sizes of these copies are constants, so each is one move.
   int64_t done = 0;
   for (int part = lanes / 2; part > 0; part /= 2)
@@ -111,6 +157,12 @@ FASTCONV_INLINE void store_first(scalar_t* p, Vec<acc_type<scalar_t>> v, int64_t
       std::memcpy(p + done, buffer + done, part * sizeof(scalar_t));
       done += part;
     }
+#endif
+}
+
+template <class acc_t>
+FASTCONV_INLINE void fill_zero(acc_t* begin, acc_t* end) {
+  for (; begin < end; begin += kLanes<acc_t>) store_first(begin, Vec<acc_t>{}, end - begin);
 }
 
 template <class acc_t>
@@ -120,6 +172,15 @@ FASTCONV_INLINE acc_t sum_lanes(Vec<acc_t> v) {
   for (int half = kLanes<acc_t> / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
   return parts[0];
+}
+
+// Asks for the cache lines of `bytes` bytes that lie `kPrefetchAhead` ahead: rows are packed in bursts between tiles, which
+// the hardware prefetchers alone do not keep fed.
+inline constexpr int64_t kPrefetchAhead = 1024;
+template <bool kForWriting>
+FASTCONV_INLINE void prefetch_ahead(const void* p, int64_t bytes) {
+  const char* line = static_cast<const char*>(p) + kPrefetchAhead;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, kForWriting, 3);
 }
 
 // ---- activations

@@ -4,32 +4,6 @@ namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 // Scratch that stays in the second-level cache beside what streams through.
 inline constexpr int64_t kScratchBytes = 512 * 1024;
 
-// channels_last: the channel blocks that share a cache line are computed one after the other by one worker.
-template <class scalar_t>
-inline constexpr int kBlocksPerLine = 64 / int(sizeof(scalar_t)) / kLanes<acc_type<scalar_t>>;
-
-template <class scalar_t>
-inline int64_t block_groups(int64_t channels) {
-  constexpr int64_t channels_of_group = int64_t(kBlocksPerLine<scalar_t>) * kLanes<acc_type<scalar_t>>;
-  return (channels + channels_of_group - 1) / channels_of_group;
-}
-
-template <class scalar_t>
-inline Split split_of(const Correlation& c, int64_t threads) {
-  using acc_t = acc_type<scalar_t>;
-  const bool nchw = c.params->layout == Layout::nchw;
-  const int64_t units = c.params->batch * (nchw ? c.channels : block_groups<scalar_t>(c.channels));
-  const int64_t row_elements =
-      nchw ? nchw_row_format<acc_t>(c.x).pitch : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
-  // Few units: cut them, so that every thread gets about four items.
-  const int64_t strips = threads == 1 ? 1 : (4 * threads + units - 1) / units;
-  int64_t rows = (c.y.count + strips - 1) / strips;
-  const int64_t fitting = kScratchBytes / int64_t(sizeof(acc_t)) / (row_elements * c.sources) - c.y.span;
-  if (rows * c.y.stride > fitting) rows = fitting / c.y.stride;
-  rows = rows < 8 ? 8 : (rows + 7) / 8 * 8;  // whole tiles
-  return {rows, units * ((c.y.count + rows - 1) / rows)};
-}
-
 // Taps of every phase, one phase after the other, each [sources, taps_h, taps_w] (times kLanes in channels_last).
 template <class scalar_t, class acc_t, bool kLaneWeights>
 inline void pack_weights(const Correlation& c, int64_t channel, acc_t* packed) {
@@ -61,12 +35,6 @@ inline void fill_tap_columns(const Axis& x, bool lanes_are_channels, int64_t sub
   }
 }
 
-template <class scalar_t>
-FASTCONV_INLINE Vec<acc_type<scalar_t>> finish(Vec<acc_type<scalar_t>> v, Vec<acc_type<scalar_t>> bias,
-                                               Activation activation) {
-  return activate<acc_type<scalar_t>>(v + bias, activation);
-}
-
 // ---- nchw
 
 template <class scalar_t, class acc_t>
@@ -74,8 +42,13 @@ inline void store_nchw_row(const Correlation& c, const acc_t* sums, int64_t phas
   constexpr int lanes = kLanes<acc_t>;
   if (c.x.phases.size() == 1) {
     const int64_t count = c.x.phases[0].count;
-    for (int64_t i = 0; i < count; i += lanes)
-      store_first(row + i, finish<scalar_t>(load(sums + i), broadcast(bias), c.activation), count - i);
+    const Activation activation = c.activation;
+    if (activation == Activation::none) {
+      for (int64_t i = 0; i < count; i += lanes) store_first(row + i, load(sums + i) + bias, count - i);
+    } else {
+      for (int64_t i = 0; i < count; i += lanes)
+        store_first(row + i, activate<acc_t>(load(sums + i) + bias, activation), count - i);
+    }
     return;
   }
   if (c.x.step == 2) {  // the common case, written so that the compiler interleaves vectors
@@ -116,6 +89,8 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
 
   const int64_t source_rows = ((strip + group - 1) / group * group - 1) * c.y.stride + c.y.span;
   const int64_t sums_pitch = vectors * lanes, phase_step = group * sums_pitch;
+  // Rows are packed some way ahead: a load that straddles two stores waits until both have left the store buffer.
+  const int64_t ahead = 8192 / (format.pitch * int64_t(sizeof(acc_t)));
   acc_t *source_scratch, *weights, *sums;
   int64_t* tap_columns;
   auto cut = [&](void* data) {
@@ -138,19 +113,22 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
     else if (item == begin || item % strips == 0)
       pack_weights<scalar_t, acc_t, false>(c, channel, weights);
     const acc_t bias = c.bias ? to_float(static_cast<const scalar_t*>(c.bias)[channel]) : acc_t(0);
-    scalar_t* out_plane = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n +
-                          channel * c.destination.stride_c;
+    scalar_t* out_plane =
+        static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n + channel * c.destination.stride_c;
     int64_t packed = 0;
+    const int64_t total = (last - 1 - first) * c.y.stride + c.y.span;
     for (int64_t row0 = first; row0 < last; row0 += group) {
       const int64_t group_end = row0 + group < last ? row0 + group : last;
       const int64_t needed = (group_end - 1 - first) * c.y.stride + c.y.span;
-      for (; packed < needed; ++packed) {
+      const int64_t pack_end = packed >= needed ? packed : needed + ahead < total ? needed + ahead : total;
+      for (; packed < pack_end; ++packed) {
         const int64_t y = first * c.y.stride + packed - c.y.pad;
         for (int64_t j = 0; j < c.sources; ++j) {
           const scalar_t* source = nullptr;
           if (y >= 0 && y < c.y.source_size)
             source = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n +
                      (channel * c.sources + j) / c.repeat * c.source.stride_c + y * c.source.stride_h;
+          if (source != nullptr) prefetch_ahead<false>(source, c.x.source_size * int64_t(sizeof(scalar_t)));
           pack_nchw_row(source, c.x, format, source_scratch + (j * source_rows + packed) * format.pitch);
         }
       }
@@ -166,27 +144,47 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
             int64_t vector = 0;
             for (int64_t chunk = 0; chunk < chunks; ++chunk) {
               const int64_t width = (vectors - vector + chunks - chunk - 1) / (chunks - chunk);
-              const acc_t* in = source_scratch +
-                                ((row0 - first + tile_row) * c.y.stride + py.shift) * format.pitch + vector * lanes;
+              const acc_t* in =
+                  source_scratch + ((row0 - first + tile_row) * c.y.stride + py.shift) * format.pitch + vector * lanes;
               nchw_tile<acc_t>(walk, rows, width)(
-                  {in, row_gap * c.y.stride * format.pitch, c.y.dilation * format.pitch, lanes, tap_columns + ix * p.kernel_w,
-                   format.sub_pitch, phase_weights, py.taps, px.taps, c.sources, source_rows * format.pitch,
-                   sums + ix * phase_step + tile_row * sums_pitch + vector * lanes, row_gap * sums_pitch});
+                  {in, row_gap * c.y.stride * format.pitch, c.y.dilation * format.pitch, lanes, 0,
+                   tap_columns + ix * p.kernel_w, format.sub_pitch, phase_weights, py.taps, px.taps, c.sources,
+                   source_rows * format.pitch, sums + ix * phase_step + tile_row * sums_pitch + vector * lanes,
+                   row_gap * sums_pitch});
               vector += width;
             }
           }
           phase_weights += c.sources * py.taps * px.taps;
         }
         const int64_t rows_end = group_end < py.count ? group_end : py.count;
-        for (int64_t row = row0; row < rows_end; ++row)
+        for (int64_t row = row0; row < rows_end; ++row) {
+          prefetch_ahead<true>(out_plane + (py.first + c.y.step * row) * c.destination.stride_h,
+                               py.count * int64_t(sizeof(scalar_t)));
           store_nchw_row(c, sums + (row - row0) * sums_pitch, phase_step, bias,
                          out_plane + (py.first + c.y.step * row) * c.destination.stride_h);
+        }
       }
     }
   }
 }
 
 // ---- channels_last
+
+// channels_last: the channel blocks that share a cache line are computed one after the other by one worker.
+template <class scalar_t>
+inline constexpr int kBlocksPerLine = 64 / int(sizeof(scalar_t)) / kLanes<acc_type<scalar_t>>;
+
+template <class scalar_t, class acc_t>
+FASTCONV_INLINE void store_lanes_row(const acc_t* sums, int64_t width, Vec<acc_t> bias, Activation activation,
+                                     int64_t live, int64_t step, scalar_t* out) {
+  constexpr int L = kLanes<acc_t>;
+  if (activation == Activation::none && live == L) {
+    for (int64_t t = 0; t < width; ++t, out += step) store(out, load(sums + t * L) + bias);
+  } else {
+    for (int64_t t = 0; t < width; ++t, out += step)
+      store_first(out, activate<acc_t>(load(sums + t * L) + bias, activation), live);
+  }
+}
 
 template <class scalar_t>
 void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
@@ -195,7 +193,7 @@ void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t
   const Params& p = *c.params;
   const int64_t strips = (c.y.count + strip - 1) / strip;
   const int64_t columns = (c.x.count - 1) * c.x.stride + c.x.span, pitch = columns * L;
-  const int64_t phases_x = c.x.phases.size();
+  const int64_t phases_x = c.x.phases.size(), out_step = c.x.step * c.destination.stride_w;
   bool any_shared = false;
   for (const Phase& py : c.y.phases)
     for (const Phase& px : c.x.phases)
@@ -204,14 +202,13 @@ void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t
 
   const int64_t source_rows = ((strip + group - 1) / group * group - 1) * c.y.stride + c.y.span;
   const int64_t weights_step = c.sources * p.kernel_h * p.kernel_w * L;
-  acc_t *source_scratch, *weights, *sums, *bias;
+  acc_t *source_scratch, *weights, *sums;
   int64_t* tap_columns;
   auto cut = [&](void* data) {
     ScratchLayout layout(data);
     source_scratch = layout.take<acc_t>(c.sources * source_rows * pitch);
     weights = layout.take<acc_t>(kBlocksPerLine<scalar_t> * weights_step);
     sums = layout.take<acc_t>(kLanesRows * kLanesColumns * L);
-    bias = layout.take<acc_t>(L);
     tap_columns = layout.take<int64_t>(p.kernel_w * phases_x);
     return layout.bytes();
   };
@@ -223,61 +220,232 @@ void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t
     const int64_t block_group = item / (p.batch * strips), n = item / strips % p.batch;
     const int64_t first = item % strips * strip, last = first + strip < c.y.count ? first + strip : c.y.count;
     for (int64_t b = 0; b < kBlocksPerLine<scalar_t>; ++b) {
-    const int64_t channel = (block_group * kBlocksPerLine<scalar_t> + b) * L;
-    if (channel >= c.channels) break;
-    const int64_t live = c.channels - channel < L ? c.channels - channel : L;
-    acc_t* block_weights = weights + b * weights_step;
-    if (block_group != packed_group) pack_weights<scalar_t, acc_t, true>(c, channel, block_weights);
-    store(bias, c.bias ? load_first(static_cast<const scalar_t*>(c.bias) + channel, live) : Vec<acc_t>{});
-    scalar_t* out_image = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n + channel;
-    int64_t packed = 0;
-    for (int64_t row0 = first; row0 < last; row0 += group) {
-      const int64_t group_end = row0 + group < last ? row0 + group : last;
-      const int64_t needed = (group_end - 1 - first) * c.y.stride + c.y.span;
-      for (; packed < needed; ++packed) {
-        const int64_t y = first * c.y.stride + packed - c.y.pad;
-        const scalar_t* source = nullptr;
-        if (y >= 0 && y < c.y.source_size)
-          source = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n + y * c.source.stride_h;
-        for (int64_t j = 0; j < c.sources; ++j)
-          pack_lanes_row(source, c.source.stride_w, c.x, columns, {channel, live, c.sources, c.repeat, j},
-                         source_scratch + (j * source_rows + packed) * pitch);
-      }
-      const acc_t* phase_weights = block_weights;
-      for (const Phase& py : c.y.phases) {
-        for (int64_t ix = 0; ix < phases_x; ++ix) {
-          const Phase& px = c.x.phases[ix];
-          const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4);
-          const int64_t row_gap = walk == Walk::shared ? interleave : 1;
-          for (int64_t tile = 0; tile < interleave; ++tile) {
-            const int64_t tile_row = row0 + (row_gap == 1 ? tile * kLanesRows : tile);
-            if (tile_row >= last) break;
-            int64_t width;
-            for (int64_t column = 0; column < px.count; column += width) {
-              const TileFunction<acc_t> run = lanes_tile<acc_t>(walk, px.count - column, &width);
-              const acc_t* in = source_scratch + ((tile_row - first) * c.y.stride + py.shift) * pitch +
-                                column * c.x.stride * L;
-              run({in, row_gap * c.y.stride * pitch, c.y.dilation * pitch, c.x.stride * L,
-                   tap_columns + ix * p.kernel_w, 0, phase_weights, py.taps, px.taps, c.sources, source_rows * pitch,
-                   sums, width * L});
-              for (int64_t r = 0; r < kLanesRows; ++r) {
-                const int64_t row = tile_row + r * row_gap;
-                if (row >= last || row >= py.count) continue;
-                scalar_t* out = out_image + (py.first + c.y.step * row) * c.destination.stride_h +
-                                (px.first + c.x.step * column) * c.destination.stride_w;
-                for (int64_t t = 0; t < width; ++t)
-                  store_first(out + t * c.x.step * c.destination.stride_w,
-                              finish<scalar_t>(load(sums + (r * width + t) * L), load(bias), c.activation), live);
+      const int64_t channel = (block_group * kBlocksPerLine<scalar_t> + b) * L;
+      if (channel >= c.channels) break;
+      const int64_t live = c.channels - channel < L ? c.channels - channel : L;
+      acc_t* block_weights = weights + b * weights_step;
+      if (block_group != packed_group) pack_weights<scalar_t, acc_t, true>(c, channel, block_weights);
+      const Vec<acc_t> bias = c.bias ? load_first(static_cast<const scalar_t*>(c.bias) + channel, live) : Vec<acc_t>{};
+      scalar_t* out_image = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n + channel;
+      int64_t packed = 0;
+      for (int64_t row0 = first; row0 < last; row0 += group) {
+        const int64_t group_end = row0 + group < last ? row0 + group : last;
+        const int64_t needed = (group_end - 1 - first) * c.y.stride + c.y.span;
+        for (; packed < needed; ++packed) {
+          const int64_t y = first * c.y.stride + packed - c.y.pad;
+          const scalar_t* source = nullptr;
+          if (y >= 0 && y < c.y.source_size)
+            source = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n + y * c.source.stride_h;
+          for (int64_t j = 0; j < c.sources; ++j)
+            pack_lanes_row(source, c.source.stride_w, c.x, columns, {channel, live, c.sources, c.repeat, j},
+                           source_scratch + (j * source_rows + packed) * pitch);
+        }
+        const acc_t* phase_weights = block_weights;
+        for (const Phase& py : c.y.phases) {
+          for (int64_t ix = 0; ix < phases_x; ++ix) {
+            const Phase& px = c.x.phases[ix];
+            const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4);
+            const int64_t row_gap = walk == Walk::shared ? interleave : 1;
+            for (int64_t tile = 0; tile < interleave; ++tile) {
+              const int64_t tile_row = row0 + (row_gap == 1 ? tile * kLanesRows : tile);
+              if (tile_row >= last) break;
+              int64_t width;
+              for (int64_t column = 0; column < px.count; column += width) {
+                const TileFunction<acc_t> run = lanes_tile<acc_t>(walk, px.count - column, &width);
+                const acc_t* in =
+                    source_scratch + ((tile_row - first) * c.y.stride + py.shift) * pitch + column * c.x.stride * L;
+                run({in, row_gap * c.y.stride * pitch, c.y.dilation * pitch, c.x.stride * L, L,
+                     tap_columns + ix * p.kernel_w, 0, phase_weights, py.taps, px.taps, c.sources, source_rows * pitch,
+                     sums, width * L});
+                for (int64_t r = 0; r < kLanesRows; ++r) {
+                  const int64_t row = tile_row + r * row_gap;
+                  if (row >= last || row >= py.count) continue;
+                  store_lanes_row(sums + r * width * L, width, bias, c.activation, live, out_step,
+                                  out_image + (py.first + c.y.step * row) * c.destination.stride_h +
+                                      px.first * c.destination.stride_w + column * out_step);
+                }
               }
             }
+            phase_weights += c.sources * py.taps * px.taps * L;
           }
-          phase_weights += c.sources * py.taps * px.taps * L;
         }
       }
     }
-    }
     packed_group = block_group;
   }
+}
+
+// ---- channels_last, small kernels: tiles read the tensor itself, channel block after channel block of the same
+// pixels, so that memory is read in order; only windows that reach beyond the map are copied, between zeros, to a
+// patch.
+
+inline bool is_direct(const Correlation& c) {
+  return c.params->layout == Layout::channels_last && c.sources == 1 && c.repeat == 1 && c.params->kernel_h <= 7 &&
+         c.params->kernel_w <= 7;
+}
+
+template <class scalar_t>
+struct Window {
+  const scalar_t* pixel;  // of the first channel of the map, at the window's first row and column; may lie outside
+  int64_t y, x, rows, columns;  // source indices
+};
+
+template <class scalar_t>
+void copy_patch(const Correlation& c, const Window<scalar_t>& window, int64_t channel, int64_t live, scalar_t* patch) {
+  constexpr int L = kLanes<acc_type<scalar_t>>;
+  for (int64_t i = 0; i < window.rows; ++i)
+    for (int64_t j = 0; j < window.columns; ++j, patch += L) {
+      const int64_t y = window.y + i, x = window.x + j;
+      if (y < 0 || y >= c.y.source_size || x < 0 || x >= c.x.source_size) {
+        std::memset(patch, 0, L * sizeof(scalar_t));
+        continue;
+      }
+      const scalar_t* pixel = window.pixel + i * c.source.stride_h + j * c.source.stride_w + channel;
+      if (live == L)
+        std::memcpy(patch, pixel, L * sizeof(scalar_t));
+      else
+        store(patch, load_first(pixel, live));
+    }
+}
+
+// One phase of one tile, channel block after channel block.
+template <class scalar_t>
+struct DirectTile {
+  const Correlation& c;
+  const Phase &py, &px;
+  Walk walk;
+  const int64_t* tap_columns;         // within a patch: (tap column) * kLanes
+  const int64_t* direct_tap_columns;  // within the tensor: (tap column) * stride_w
+  const acc_type<scalar_t>* weights;  // of the phase
+  int64_t block_weights;              // elements from block to block
+  int64_t row, row_gap, last;         // destination rows row, row + row_gap, ... < last
+  int64_t column, width;              // destination columns of the phase
+  const scalar_t* image;
+  scalar_t* out_image;
+  scalar_t* patch;
+  acc_type<scalar_t>* sums;
+  TileFunction<scalar_t> run;
+
+  FASTCONV_INLINE void compute() const {
+    using acc_t = acc_type<scalar_t>;
+    constexpr int L = kLanes<acc_t>;
+    const int64_t stride_h = c.y.stride, stride_w = c.x.stride;
+    Window<scalar_t> window{nullptr, row * stride_h + py.shift - c.y.pad, column * stride_w + px.shift - c.x.pad,
+                            (kLanesRows - 1) * row_gap * stride_h + (py.taps - 1) * c.y.dilation + 1,
+                            (width - 1) * stride_w + (px.taps - 1) * c.x.dilation + 1};
+    window.pixel = image + window.y * c.source.stride_h + window.x * c.source.stride_w;
+    const bool inside = window.y >= 0 && window.y + window.rows <= c.y.source_size && window.x >= 0 &&
+                        window.x + window.columns <= c.x.source_size;
+    const int64_t columns = width < px.count - column ? width : px.count - column;
+    const int64_t out_step = c.x.step * c.destination.stride_w;
+    for (int64_t channel = 0, block = 0; channel < c.channels; channel += L, ++block) {
+      const int64_t live = c.channels - channel < L ? c.channels - channel : L;
+      const scalar_t* in = window.pixel + channel;
+      const int64_t* taps = direct_tap_columns;
+      int64_t row_step = c.source.stride_h, column_step = c.source.stride_w;
+      if (!inside || live < L) {
+        copy_patch(c, window, channel, live, patch);
+        in = patch, taps = tap_columns, row_step = window.columns * L, column_step = L;
+      }
+      run({in, row_gap * stride_h * row_step, c.y.dilation * row_step, stride_w * column_step, column_step, taps, 0,
+           weights + block * block_weights, py.taps, px.taps, 1, 0, sums, width * L});
+      const Vec<acc_t> bias = c.bias ? load_first(static_cast<const scalar_t*>(c.bias) + channel, live) : Vec<acc_t>{};
+      for (int64_t r = 0; r < kLanesRows; ++r) {
+        const int64_t at = row + r * row_gap;
+        if (at >= last || at >= py.count) continue;
+        store_lanes_row(sums + r * width * L, columns, bias, c.activation, live, out_step,
+                        out_image + (py.first + c.y.step * at) * c.destination.stride_h +
+                            px.first * c.destination.stride_w + column * out_step + channel);
+      }
+    }
+  }
+};
+
+template <class scalar_t>
+void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
+  using acc_t = acc_type<scalar_t>;
+  constexpr int L = kLanes<acc_t>;
+  const Params& p = *c.params;
+  const int64_t blocks = (c.channels + L - 1) / L, strips = (c.y.count + strip - 1) / strip;
+  const int64_t taps = p.kernel_h * p.kernel_w;
+  bool any_shared = false;
+  for (const Phase& py : c.y.phases)
+    for (const Phase& px : c.x.phases)
+      any_shared |= choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4) == Walk::shared;
+  const int64_t interleave = any_shared ? c.y.dilation : 1, group = kLanesRows * interleave;
+  const int64_t patch_rows = ((kLanesRows - 1) * interleave) * c.y.stride + c.y.span;
+  const int64_t patch_columns = (kLanesColumns - 1) * c.x.stride + c.x.span;
+  acc_t *weights, *sums;
+  int64_t *tap_columns, *direct_tap_columns;
+  scalar_t* patch;
+  auto cut = [&](void* data) {
+    ScratchLayout layout(data);
+    weights = layout.take<acc_t>(blocks * taps * L);
+    sums = layout.take<acc_t>(kLanesRows * kLanesColumns * L);
+    tap_columns = layout.take<int64_t>(p.kernel_w);
+    direct_tap_columns = layout.take<int64_t>(p.kernel_w);
+    patch = layout.take<scalar_t>(patch_rows * patch_columns * L);
+    return layout.bytes();
+  };
+  cut(thread_scratch(cut(nullptr)));
+  for (int64_t block = 0; block < blocks; ++block)
+    pack_weights<scalar_t, acc_t, true>(c, block * L, weights + block * taps * L);
+  for (int64_t q = 0; q < p.kernel_w; ++q) {
+    tap_columns[q] = q * c.x.dilation * L;
+    direct_tap_columns[q] = q * c.x.dilation * c.source.stride_w;
+  }
+
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / strips, first = item % strips * strip;
+    const int64_t last = first + strip < c.y.count ? first + strip : c.y.count;
+    const scalar_t* image = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n;
+    scalar_t* out_image = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n;
+    for (int64_t row0 = first; row0 < last; row0 += group)
+      for (int64_t tile = 0; tile < interleave; ++tile) {
+        int64_t width;
+        for (int64_t column = 0; column < c.x.count; column += width) {
+          const acc_t* phase_weights = weights;
+          for (const Phase& py : c.y.phases)
+            for (const Phase& px : c.x.phases) {
+              const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4);
+              const int64_t row_gap = walk == Walk::shared ? interleave : 1;
+              const int64_t row = row0 + (row_gap == 1 ? tile * kLanesRows : tile);
+              const TileFunction<scalar_t> run = lanes_tile<scalar_t>(walk, c.x.count - column, &width);
+              if (row < last)
+                DirectTile<scalar_t>{
+                    c,       py,   px,     walk,  tap_columns, direct_tap_columns, phase_weights, taps * L, row,
+                    row_gap, last, column, width, image,       out_image,          patch,         sums,     run}
+                    .compute();
+              phase_weights += py.taps * px.taps * L;
+            }
+        }
+      }
+  }
+}
+
+// ---- entry points
+
+template <class scalar_t>
+inline int64_t block_groups(int64_t channels) {
+  constexpr int64_t channels_of_group = int64_t(kBlocksPerLine<scalar_t>) * kLanes<acc_type<scalar_t>>;
+  return (channels + channels_of_group - 1) / channels_of_group;
+}
+
+template <class scalar_t>
+inline Split split_of(const Correlation& c, int64_t threads) {
+  using acc_t = acc_type<scalar_t>;
+  if (is_direct(c)) return {16, c.params->batch * ((c.y.count + 15) / 16)};
+  const bool nchw = c.params->layout == Layout::nchw;
+  const int64_t units = c.params->batch * (nchw ? c.channels : block_groups<scalar_t>(c.channels));
+  const int64_t row_elements =
+      nchw ? nchw_row_format<acc_t>(c.x).pitch : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
+  // Few units: cut them, so that every thread gets about four items.
+  const int64_t strips = threads == 1 ? 1 : (4 * threads + units - 1) / units;
+  int64_t rows = (c.y.count + strips - 1) / strips;
+  const int64_t fitting = kScratchBytes / int64_t(sizeof(acc_t)) / (row_elements * c.sources) - c.y.span;
+  if (rows * c.y.stride > fitting) rows = fitting / c.y.stride;
+  rows = rows < 8 ? 8 : (rows + 7) / 8 * 8;  // whole tiles
+  return {rows, units * ((c.y.count + rows - 1) / rows)};
 }
 
 inline Split split(const Correlation& c, int64_t threads) {
@@ -293,10 +461,9 @@ inline Split split(const Correlation& c, int64_t threads) {
 
 template <class scalar_t>
 inline void correlate_range(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
-  if (c.params->layout == Layout::nchw)
-    correlate_nchw<scalar_t>(c, strip, begin, end);
-  else
-    correlate_lanes<scalar_t>(c, strip, begin, end);
+  if (c.params->layout == Layout::nchw) return correlate_nchw<scalar_t>(c, strip, begin, end);
+  if (is_direct(c)) return correlate_direct<scalar_t>(c, strip, begin, end);
+  correlate_lanes<scalar_t>(c, strip, begin, end);
 }
 
 inline void correlate(const Correlation& c, Split split, int64_t begin, int64_t end) {

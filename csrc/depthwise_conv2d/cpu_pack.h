@@ -22,11 +22,6 @@ inline RowFormat nchw_row_format(const Axis& x) {
   return {sub_pitch, sub_pitch * x.stride};
 }
 
-template <class acc_t>
-FASTCONV_INLINE void fill_zero(acc_t* begin, acc_t* end) {
-  if (end > begin) std::memset(begin, 0, (end - begin) * sizeof(acc_t));
-}
-
 template <class scalar_t, class acc_t>
 FASTCONV_INLINE void convert(const scalar_t* source, acc_t* target, int64_t count) {
   constexpr int lanes = kLanes<acc_t>;
@@ -39,25 +34,25 @@ FASTCONV_INLINE void convert(const scalar_t* source, acc_t* target, int64_t coun
 template <class scalar_t, class acc_t>
 inline void pack_nchw_row(const scalar_t* source, const Axis& x, const RowFormat& format, acc_t* row) {
   if (source == nullptr) return fill_zero(row, row + format.pitch);
-  for (int64_t residue = 0; residue < x.stride; ++residue) {
-    acc_t* target = row + residue * format.sub_pitch;
+  const int64_t stride = x.stride, pad = x.pad, sub_pitch = format.sub_pitch;
+  for (int64_t residue = 0; residue < stride; ++residue, row += sub_pitch) {
     // Scratch column m of this sub-row is source column m * stride + residue - pad.
-    int64_t m0 = x.pad > residue ? (x.pad - residue + x.stride - 1) / x.stride : 0;
-    const int64_t end = x.source_size + x.pad - residue;
-    int64_t m1 = end > 0 ? (end + x.stride - 1) / x.stride : 0;
-    m0 = m0 < format.sub_pitch ? m0 : format.sub_pitch;
-    m1 = m1 < format.sub_pitch ? m1 : format.sub_pitch;
+    const int64_t before = pad - residue, end = x.source_size + before;
+    int64_t m0 = before > 0 ? before : 0, m1 = end > 0 ? end : 0;
+    if (stride > 1) m0 = (m0 + stride - 1) / stride, m1 = (m1 + stride - 1) / stride;
+    m0 = m0 < sub_pitch ? m0 : sub_pitch;
+    m1 = m1 < sub_pitch ? m1 : sub_pitch;
     m1 = m1 > m0 ? m1 : m0;
-    const scalar_t* first = source + (m0 * x.stride + residue - x.pad);
-    fill_zero(target, target + m0);
-    if (x.stride == 1) {
-      convert(first, target + m0, m1 - m0);
-    } else if (x.stride == 2) {
-      for (int64_t m = 0; m < m1 - m0; ++m) target[m0 + m] = to_float(first[2 * m]);
+    const scalar_t* first = source + (m0 * stride - before);
+    fill_zero(row, row + m0);
+    if (stride == 1) {
+      convert(first, row + m0, m1 - m0);
+    } else if (stride == 2) {  // a constant, so that the compiler makes vectors of it
+      for (int64_t m = m0; m < m1; ++m) row[m] = to_float(first[2 * (m - m0)]);
     } else {
-      for (int64_t m = 0; m < m1 - m0; ++m) target[m0 + m] = to_float(first[x.stride * m]);
+      for (int64_t m = m0; m < m1; ++m) row[m] = to_float(first[stride * (m - m0)]);
     }
-    fill_zero(target + m1, target + format.sub_pitch);
+    fill_zero(row + m1, row + sub_pitch);
   }
 }
 

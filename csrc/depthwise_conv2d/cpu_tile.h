@@ -1,30 +1,36 @@
-// Register tiles: R destination rows x T vectors, summed over all kernel taps, from packed scratch rows.
+// Register tiles: R destination rows x T vectors, summed over all kernel taps.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 
-template <class acc_t>
+// A tile reads packed scratch rows (source_t is float or double), or in channels_last the tensor itself.
+template <class source_t>
 struct TileArguments {
-  const acc_t* in;           // scratch, at tap (0, 0) of the tile's first destination
-  int64_t row_step;          // elements from a destination row of the tile to the next
-  int64_t tap_row_step;      // elements from a kernel row to the next
-  int64_t column_step;       // elements from vector to vector
-  const int64_t* tap_columns;  // [taps_w] elements from tap column 0
-  int64_t sub_pitch;         // RowFormat::sub_pitch
-  const acc_t* weight;       // [sources, taps_h, taps_w], in channels_last times kLanes
+  const source_t* in;                // at tap (0, 0) of the tile's first destination
+  int64_t row_step;                  // elements from a destination row of the tile to the next
+  int64_t tap_row_step;              // elements from a kernel row to the next
+  int64_t column_step;               // elements from vector to vector
+  int64_t tap_column_step;           // channels_last: elements from a kernel column to the next
+  const int64_t* tap_columns;        // [taps_w] elements from tap column 0
+  int64_t sub_pitch;                 // nchw: RowFormat::sub_pitch
+  const acc_type<source_t>* weight;  // [sources, taps_h, taps_w], in channels_last times kLanes
   int64_t taps_h, taps_w;
   int64_t sources, source_step;  // source maps summed, and the elements between them
-  acc_t* out;                // [R, T] vectors
+  acc_type<source_t>* out;       // [R, T] vectors
   int64_t out_row_step;
 };
 
-template <class acc_t>
-using TileFunction = void (*)(const TileArguments<acc_t>&);
+template <class source_t>
+using TileFunction = void (*)(const TileArguments<source_t>&);
 
 // How a tile walks its taps.
 enum class Walk {
-  k3s1, k3s2, k5s1, k5s2, k7s1,  // unrolled, dilation 1: each input vector is loaded once for the rows that share it
-  shared,                        // any kernel; destination rows lie one tap row apart and share input rows
-  plain,                         // any kernel, any stride
-};  // clang-format on
+  k3s1,  // kernel size and stride known, dilation 1: unrolled, inputs shared by the sums that they enter
+  k3s2,
+  k5s1,
+  k5s2,
+  k7s1,
+  shared,  // any kernel; destination rows lie one tap row apart and share input rows
+  plain,   // any kernel, any stride
+};
 
 template <class acc_t, bool kLaneWeights>
 FASTCONV_INLINE Vec<acc_t> tap_weight(const acc_t* weight, int64_t tap) {
@@ -36,55 +42,94 @@ FASTCONV_INLINE Vec<acc_t> tap_weight(const acc_t* weight, int64_t tap) {
 
 #define FASTCONV_UNROLL _Pragma("GCC unroll 64")
 
-template <class acc_t, bool kLaneWeights, int R, int T>
-FASTCONV_INLINE void store_tile(const TileArguments<acc_t>& a, const Vec<acc_t> (&acc)[R][T]) {
+template <class source_t, int R, int T>
+FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_type<source_t>> (&acc)[R][T]) {
+  using acc_t = acc_type<source_t>;
   FASTCONV_UNROLL
-  for (int r = 0; r < R; ++r)
-    FASTCONV_UNROLL
-    for (int t = 0; t < T; ++t) store(a.out + r * a.out_row_step + t * kLanes<acc_t>, acc[r][t]);
+  for (int r = 0; r < R; ++r) FASTCONV_UNROLL
+  for (int t = 0; t < T; ++t) store(a.out + r * a.out_row_step + t * kLanes<acc_t>, acc[r][t]);
 }
 
-template <class acc_t, bool kLaneWeights, int R, int T, int K, int S>
-void tile_fixed(const TileArguments<acc_t>& a) {
+template <class source_t, int R, int T, int K, int S>
+void tile_fixed_nchw(const TileArguments<source_t>& a) {
+  using acc_t = acc_type<source_t>;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
-    const acc_t* in = a.in + source * a.source_step + a.tap_columns[0];
-    const acc_t* weight = a.weight + source * K * K * (kLaneWeights ? kLanes<acc_t> : 1);
+    const source_t* in = a.in + source * a.source_step + a.tap_columns[0];
+    const acc_t* weight = a.weight + source * K * K;
     FASTCONV_UNROLL
     for (int i = 0; i < S * (R - 1) + K; ++i) {
-      const acc_t* row = in + i * a.tap_row_step;
+      keep_address(in);
       FASTCONV_UNROLL
       for (int kx = 0; kx < K; ++kx) {
-        const acc_t* column = row + (kLaneWeights ? kx * kLanes<acc_t> : (kx % S) * (S > 1 ? a.sub_pitch : 0) + kx / S);
+        const source_t* column = in + (kx % S) * (S > 1 ? a.sub_pitch : 0) + kx / S;
         FASTCONV_UNROLL
         for (int t = 0; t < T; ++t) {
-          const Vec<acc_t> x = load(column + t * a.column_step);
+          Vec<acc_t> x = load(column + t * kLanes<acc_t>);
+          keep_in_register(x);
           FASTCONV_UNROLL
           for (int r = 0; r < R; ++r) {
             const int ky = i - S * r;
-            if (ky >= 0 && ky < K) acc[r][t] += tap_weight<acc_t, kLaneWeights>(weight, ky * K + kx) * x;
+            if (ky >= 0 && ky < K) acc[r][t] += broadcast(weight[ky * K + kx]) * x;
+          }
+        }
+      }
+      in += a.tap_row_step;
+    }
+  }
+  store_tile<source_t, R, T>(a, acc);
+}
+
+// Each input vector is loaded, and converted where it is of 16 bits, once for all the sums that it enters.
+template <class source_t, int R, int T, int K, int S>
+void tile_fixed_lanes(const TileArguments<source_t>& a) {
+  using acc_t = acc_type<source_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  Vec<acc_t> acc[R][T] = {};
+  for (int64_t source = 0; source < a.sources; ++source) {
+    const source_t* in = a.in + source * a.source_step + a.tap_columns[0];
+    const acc_t* weight = a.weight + source * K * K * lanes;
+    FASTCONV_UNROLL
+    for (int i = 0; i < S * (R - 1) + K; ++i) {
+      const source_t* column = in;
+      in += a.tap_row_step;
+      FASTCONV_UNROLL
+      for (int j = 0; j < S * (T - 1) + K; ++j) {
+        keep_address(column);
+        Vec<acc_t> x = load(column);
+        keep_in_register(x);
+        column += a.tap_column_step;
+        FASTCONV_UNROLL
+        for (int t = 0; t < T; ++t) {
+          const int kx = j - S * t;
+          FASTCONV_UNROLL
+          for (int r = 0; r < R; ++r) {
+            const int ky = i - S * r;
+            if (kx >= 0 && kx < K && ky >= 0 && ky < K) acc[r][t] += load(weight + (ky * K + kx) * lanes) * x;
           }
         }
       }
     }
   }
-  store_tile<acc_t, kLaneWeights, R, T>(a, acc);
+  store_tile<source_t, R, T>(a, acc);
 }
 
 // One input row into the destination rows R0 <= r < R1, of which it is kernel row i - r.
-template <class acc_t, bool kLaneWeights, int R, int T, int R0, int R1>
-FASTCONV_INLINE void shared_row(const TileArguments<acc_t>& a, const acc_t* row, const acc_t* weight, int64_t i,
-                                Vec<acc_t> (&acc)[R][T]) {
+template <class source_t, bool kLaneWeights, int R, int T, int R0, int R1>
+FASTCONV_INLINE void shared_row(const TileArguments<source_t>& a, const source_t* row, const acc_type<source_t>* weight,
+                                int64_t i, Vec<acc_type<source_t>> (&acc)[R][T]) {
+  using acc_t = acc_type<source_t>;
   constexpr int step = kLaneWeights ? kLanes<acc_t> : 1;
   const acc_t* weight_row = weight + i * a.taps_w * step;
   for (int64_t kx = 0; kx < a.taps_w; ++kx) {
-    const acc_t* column = row + a.tap_columns[kx];
+    const source_t* column = row + a.tap_columns[kx];
     Vec<acc_t> w[R];
     FASTCONV_UNROLL
     for (int r = R0; r < R1; ++r) w[r] = tap_weight<acc_t, kLaneWeights>(weight_row - r * a.taps_w * step, kx);
     FASTCONV_UNROLL
     for (int t = 0; t < T; ++t) {
-      const Vec<acc_t> x = load(column + t * a.column_step);
+      Vec<acc_t> x = load(column + t * a.column_step);
+      keep_in_register(x);
       FASTCONV_UNROLL
       for (int r = R0; r < R1; ++r) acc[r][t] += w[r] * x;
     }
@@ -92,77 +137,77 @@ FASTCONV_INLINE void shared_row(const TileArguments<acc_t>& a, const acc_t* row,
 }
 
 // The first and the last R - 1 input rows reach only some of the destination rows.
-template <class acc_t, bool kLaneWeights, int R, int T, int N>
-FASTCONV_INLINE void shared_first_rows(const TileArguments<acc_t>& a, const acc_t* in, const acc_t* weight,
-                                       Vec<acc_t> (&acc)[R][T]) {
+template <class source_t, bool kLaneWeights, int R, int T, int N>
+FASTCONV_INLINE void shared_first_rows(const TileArguments<source_t>& a, const source_t* in,
+                                       const acc_type<source_t>* weight, Vec<acc_type<source_t>> (&acc)[R][T]) {
   if constexpr (N < R) {
-    shared_row<acc_t, kLaneWeights, R, T, 0, N>(a, in + (N - 1) * a.tap_row_step, weight, N - 1, acc);
-    shared_first_rows<acc_t, kLaneWeights, R, T, N + 1>(a, in, weight, acc);
+    shared_row<source_t, kLaneWeights, R, T, 0, N>(a, in + (N - 1) * a.tap_row_step, weight, N - 1, acc);
+    shared_first_rows<source_t, kLaneWeights, R, T, N + 1>(a, in, weight, acc);
   }
 }
-template <class acc_t, bool kLaneWeights, int R, int T, int N>
-FASTCONV_INLINE void shared_last_rows(const TileArguments<acc_t>& a, const acc_t* in, const acc_t* weight,
-                                      Vec<acc_t> (&acc)[R][T]) {
+template <class source_t, bool kLaneWeights, int R, int T, int N>
+FASTCONV_INLINE void shared_last_rows(const TileArguments<source_t>& a, const source_t* in,
+                                      const acc_type<source_t>* weight, Vec<acc_type<source_t>> (&acc)[R][T]) {
   if constexpr (N < R) {
     const int64_t i = a.taps_h - 1 + N;
-    shared_row<acc_t, kLaneWeights, R, T, N, R>(a, in + i * a.tap_row_step, weight, i, acc);
-    shared_last_rows<acc_t, kLaneWeights, R, T, N + 1>(a, in, weight, acc);
+    shared_row<source_t, kLaneWeights, R, T, N, R>(a, in + i * a.tap_row_step, weight, i, acc);
+    shared_last_rows<source_t, kLaneWeights, R, T, N + 1>(a, in, weight, acc);
   }
 }
 
 // Needs taps_h >= R - 1 and row_step == tap_row_step.
-template <class acc_t, bool kLaneWeights, int R, int T>
-void tile_shared(const TileArguments<acc_t>& a) {
+template <class source_t, bool kLaneWeights, int R, int T>
+void tile_shared(const TileArguments<source_t>& a) {
+  using acc_t = acc_type<source_t>;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
-    const acc_t* in = a.in + source * a.source_step;
+    const source_t* in = a.in + source * a.source_step;
     const acc_t* weight = a.weight + source * a.taps_h * a.taps_w * (kLaneWeights ? kLanes<acc_t> : 1);
-    shared_first_rows<acc_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
+    shared_first_rows<source_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
     for (int64_t i = R - 1; i < a.taps_h; ++i)
-      shared_row<acc_t, kLaneWeights, R, T, 0, R>(a, in + i * a.tap_row_step, weight, i, acc);
-    shared_last_rows<acc_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
+      shared_row<source_t, kLaneWeights, R, T, 0, R>(a, in + i * a.tap_row_step, weight, i, acc);
+    shared_last_rows<source_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
   }
-  store_tile<acc_t, kLaneWeights, R, T>(a, acc);
+  store_tile<source_t, R, T>(a, acc);
 }
 
-template <class acc_t, bool kLaneWeights, int R, int T>
-void tile_plain(const TileArguments<acc_t>& a) {
+template <class source_t, bool kLaneWeights, int R, int T>
+void tile_plain(const TileArguments<source_t>& a) {
+  using acc_t = acc_type<source_t>;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
-    const acc_t* in = a.in + source * a.source_step;
+    const source_t* in = a.in + source * a.source_step;
     const acc_t* weight = a.weight + source * a.taps_h * a.taps_w * (kLaneWeights ? kLanes<acc_t> : 1);
     for (int64_t ky = 0; ky < a.taps_h; ++ky)
       for (int64_t kx = 0; kx < a.taps_w; ++kx) {
-        const acc_t* column = in + ky * a.tap_row_step + a.tap_columns[kx];
+        const source_t* column = in + ky * a.tap_row_step + a.tap_columns[kx];
         const Vec<acc_t> w = tap_weight<acc_t, kLaneWeights>(weight, ky * a.taps_w + kx);
         FASTCONV_UNROLL
-        for (int r = 0; r < R; ++r)
-          FASTCONV_UNROLL
-          for (int t = 0; t < T; ++t) acc[r][t] += w * load(column + r * a.row_step + t * a.column_step);
+        for (int r = 0; r < R; ++r) FASTCONV_UNROLL
+        for (int t = 0; t < T; ++t) acc[r][t] += w * load(column + r * a.row_step + t * a.column_step);
       }
   }
-  store_tile<acc_t, kLaneWeights, R, T>(a, acc);
+  store_tile<source_t, R, T>(a, acc);
 }
 
-template <class acc_t, bool kLaneWeights, int R, int T>
-inline TileFunction<acc_t> tile_function(Walk walk) {
-  if constexpr (sizeof(acc_t) == 4) {
-    switch (walk) {
-      case Walk::k3s1:
-        return tile_fixed<acc_t, kLaneWeights, R, T, 3, 1>;
-      case Walk::k3s2:
-        return tile_fixed<acc_t, kLaneWeights, R, T, 3, 2>;
-      case Walk::k5s1:
-        return tile_fixed<acc_t, kLaneWeights, R, T, 5, 1>;
-      case Walk::k5s2:
-        return tile_fixed<acc_t, kLaneWeights, R, T, 5, 2>;
-      case Walk::k7s1:
-        return tile_fixed<acc_t, kLaneWeights, R, T, 7, 1>;
-      default:
-        break;
-    }
+template <class source_t, bool kLaneWeights, int R, int T, int K, int S>
+inline TileFunction<source_t> fixed_function() {
+  if constexpr (kLaneWeights)
+    return tile_fixed_lanes<source_t, R, T, K, S>;
+  else
+    return tile_fixed_nchw<source_t, R, T, K, S>;
+}
+
+template <class source_t, bool kLaneWeights, int R, int T>
+inline TileFunction<source_t> tile_function(Walk walk) {
+  if constexpr (sizeof(source_t) <= 4) {
+    if (walk == Walk::k3s1) return fixed_function<source_t, kLaneWeights, R, T, 3, 1>();
+    if (walk == Walk::k3s2) return fixed_function<source_t, kLaneWeights, R, T, 3, 2>();
+    if (walk == Walk::k5s1) return fixed_function<source_t, kLaneWeights, R, T, 5, 1>();
+    if (walk == Walk::k5s2) return fixed_function<source_t, kLaneWeights, R, T, 5, 2>();
+    if (walk == Walk::k7s1) return fixed_function<source_t, kLaneWeights, R, T, 7, 1>();
   }
-  return walk == Walk::plain ? tile_plain<acc_t, kLaneWeights, R, T> : tile_shared<acc_t, kLaneWeights, R, T>;
+  return walk == Walk::plain ? tile_plain<source_t, kLaneWeights, R, T> : tile_shared<source_t, kLaneWeights, R, T>;
 }
 
 // Tile shapes by the number of vector registers; 32 hold 28 sums and what is multiplied.
@@ -184,14 +229,14 @@ inline TileFunction<acc_t> nchw_tile(Walk walk, int64_t rows, int64_t vectors) {
 }
 
 // channels_last: the widest tile of at most `columns` columns.
-template <class acc_t>
-inline TileFunction<acc_t> lanes_tile(Walk walk, int64_t columns, int64_t* width) {
+template <class source_t>
+inline TileFunction<source_t> lanes_tile(Walk walk, int64_t columns, int64_t* width) {
   if constexpr (kManyRegisters) {
-    if (columns >= 7) return *width = 7, tile_function<acc_t, true, kLanesRows, 7>(walk);
+    if (columns >= 7) return *width = 7, tile_function<source_t, true, kLanesRows, 7>(walk);
   }
-  if (columns >= 4) return *width = 4, tile_function<acc_t, true, kLanesRows, 4>(walk);
-  if (columns >= 2) return *width = 2, tile_function<acc_t, true, kLanesRows, 2>(walk);
-  return *width = 1, tile_function<acc_t, true, kLanesRows, 1>(walk);
+  if (columns >= 4) return *width = 4, tile_function<source_t, true, kLanesRows, 4>(walk);
+  if (columns >= 2) return *width = 2, tile_function<source_t, true, kLanesRows, 2>(walk);
+  return *width = 1, tile_function<source_t, true, kLanesRows, 1>(walk);
 }
 
 inline Walk choose_walk(const Correlation& c, const Phase& py, const Phase& px, int64_t rows, bool f32) {

@@ -1,8 +1,8 @@
 // The weight gradient: every kernel tap is a sum over all images and pixels of gradient times shifted input.
 //   grad_weight[c, ky, kx] = sum_{n, y, x} grad[n, c, y, x] * input[n, c / m, y*stride + ky*dilation - padding, x...]
 // A worker takes a channel (nchw) or a vector of channels (channels_last) and sums over the batch in a fixed order, so
-// the result does not depend on the number of threads. A register tile holds up to 4 x 4 taps: each input vector is used
-// for all its rows of taps.
+// the result does not depend on the number of threads. A register tile holds up to 4 x 4 taps: each input vector is
+// used for all its rows of taps.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 
 inline constexpr int kTileTaps = kManyRegisters ? 4 : 3;  // along each axis
@@ -25,9 +25,8 @@ void weight_grad_tile(const WeightGradArguments<acc_t>& a) {
   constexpr int lanes = kLanes<acc_t>;
   Vec<acc_t> acc[KY][KX];
   FASTCONV_UNROLL
-  for (int ky = 0; ky < KY; ++ky)
-    FASTCONV_UNROLL
-    for (int kx = 0; kx < KX; ++kx) acc[ky][kx] = load(a.sums + (ky * a.sums_step + kx) * lanes);
+  for (int ky = 0; ky < KY; ++ky) FASTCONV_UNROLL
+  for (int kx = 0; kx < KX; ++kx) acc[ky][kx] = load(a.sums + (ky * a.sums_step + kx) * lanes);
   const acc_t* tap_x[KX];
   if (a.stride_h == 1) {  // input row i meets gradient row i - ky * dilation
     for (int64_t i = 0; i < a.rows + (KY - 1) * a.dilation_h; ++i) {
@@ -55,16 +54,14 @@ void weight_grad_tile(const WeightGradArguments<acc_t>& a) {
       for (int64_t v = 0; v < a.vectors; ++v) {
         const Vec<acc_t> g = load(a.grad + row * a.grad_pitch + v * lanes);
         FASTCONV_UNROLL
-        for (int ky = 0; ky < KY; ++ky)
-          FASTCONV_UNROLL
-          for (int kx = 0; kx < KX; ++kx) acc[ky][kx] += g * load(tap_x[kx] + ky * down + v * a.x_step);
+        for (int ky = 0; ky < KY; ++ky) FASTCONV_UNROLL
+        for (int kx = 0; kx < KX; ++kx) acc[ky][kx] += g * load(tap_x[kx] + ky * down + v * a.x_step);
       }
     }
   }
   FASTCONV_UNROLL
-  for (int ky = 0; ky < KY; ++ky)
-    FASTCONV_UNROLL
-    for (int kx = 0; kx < KX; ++kx) store(a.sums + (ky * a.sums_step + kx) * lanes, acc[ky][kx]);
+  for (int ky = 0; ky < KY; ++ky) FASTCONV_UNROLL
+  for (int kx = 0; kx < KX; ++kx) store(a.sums + (ky * a.sums_step + kx) * lanes, acc[ky][kx]);
 }
 
 template <class acc_t, int KY>
@@ -100,8 +97,8 @@ inline acc_type<scalar_t> weight_grad_by_definition(const Params& p, int64_t cha
         if (y < 0 || y >= p.height || x < 0 || x >= p.width) continue;
         const scalar_t* input = static_cast<const scalar_t*>(p.input.data);
         const scalar_t* grad = static_cast<const scalar_t*>(p.output.data);
-        sum += to_float(input[n * p.input.stride_n + channel / p.multiplier * p.input.stride_c +
-                              y * p.input.stride_h + x * p.input.stride_w]) *
+        sum += to_float(input[n * p.input.stride_n + channel / p.multiplier * p.input.stride_c + y * p.input.stride_h +
+                              x * p.input.stride_w]) *
                to_float(grad[n * p.output.stride_n + channel * p.output.stride_c + oy * p.output.stride_h +
                              ox * p.output.stride_w]);
       }
@@ -113,9 +110,8 @@ void weight_grad_range(const Params& p, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   const Correlation c = forward_correlation(p);  // how the input is packed
-  const RowFormat format = kLaneChannels
-                               ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L}
-                               : nchw_row_format<acc_t>(c.x);
+  const RowFormat format =
+      kLaneChannels ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L} : nchw_row_format<acc_t>(c.x);
   const int64_t vectors = kLaneChannels ? p.out_width : (p.out_width + L - 1) / L;
   const int64_t grad_pitch = vectors * L, x_step = kLaneChannels ? p.stride_w * L : L;
   const int64_t taps = p.kernel_h * p.kernel_w;
@@ -167,8 +163,8 @@ void weight_grad_range(const Params& p, int64_t begin, int64_t end) {
         fill_zero(x_scratch + x_needed * format.pitch, x_scratch + x_rows * format.pitch);
         fill_zero(grad_scratch, grad_scratch + margin * grad_pitch);
         for (int64_t row = 0; row < rows; ++row) {
-          const scalar_t* source = static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n +
-                                   (first + row) * p.output.stride_h;
+          const scalar_t* source =
+              static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n + (first + row) * p.output.stride_h;
           acc_t* target = grad_scratch + (margin + row) * grad_pitch;
           if constexpr (kLaneChannels)
             pack_lanes_row(source, p.output.stride_w, grad_axis, p.out_width, {channel, live, 1, 1, 0}, target);

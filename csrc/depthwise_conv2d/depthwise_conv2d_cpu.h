@@ -7,7 +7,8 @@
 //                                               * source[stride * r + phase.shift + dilation * q - pad]
 //
 // Forward has one phase. The input gradient of a strided convolution has one phase per residue of the destination index
-// modulo the stride, each with its own subset of the kernel's taps, so that no multiplication by a stuffed zero is done.
+// modulo the stride, each with its own subset of the kernel's taps, so that no multiplication by a stuffed zero is
+// done.
 #pragma once
 #include <vector>
 

@@ -8,9 +8,10 @@
 //
 // Limits: a k x k convolution moves its input and output once (8 bytes an output in f32) and does k^2 multiply-adds an
 // output: memory is the limit up to about k5, arithmetic above.
+// Each builds on those above.
+// clang-format off
 #include "common/simd.h"
 #include "depthwise_conv2d/cpu_pack.h"
-// clang-format off: each builds on those above
 #include "depthwise_conv2d/cpu_tile.h"
 #include "depthwise_conv2d/cpu_correlate.h"
 #include "depthwise_conv2d/cpu_weight_grad.h"

@@ -4,6 +4,8 @@ The kernels are in cuda_on_cpu/semantics.cu. "checked" modes see every access to
 """
 
 import ctypes
+import math
+import re
 
 import numpy as np
 import pytest
@@ -39,7 +41,11 @@ class Kernels:
     def run(self, name, n=0, order="ascending", seed=1, size=256, values=None):
         """Runs a kernel on fresh arrays; returns its status and the array `out`."""
         values = np.arange(1, 1025, dtype=np.float32) if values is None else values
-        arrays = {"in": aligned(values), "out": aligned(np.zeros(size, np.float32)), "extra": aligned(np.zeros(64, np.float32))}
+        arrays = {
+            "in": aligned(values),
+            "out": aligned(np.zeros(size, np.float32)),
+            "extra": aligned(np.zeros(64, np.float32)),
+        }
         runtime.set_order(order, seed)
         status = self._call(self.library.run, name, arrays, n)
         return status, arrays["out"]
@@ -157,7 +163,6 @@ def test_intrinsics(kernels):
     x = np.linspace(-3, 3, 64, dtype=np.float32)
     status, out = kernels.run("intrinsics", values=x)
     assert (status, runtime.errors()) == (SUCCESS, [])
-    import math
 
     def expected(i, v):
         bf16 = (np.float32(v).view(np.uint32) + 0x7FFF + (np.float32(v).view(np.uint32) >> 16 & 1)) & 0xFFFF0000
@@ -176,7 +181,9 @@ def test_intrinsics(kernels):
 
 
 @pytest.mark.parametrize("k", [16, 48])
-@pytest.mark.parametrize("name", ["k16_float16", "k16_bfloat16", "k16_transposed", "k8_float16", "k8_bfloat16", "k8_tf32"])
+@pytest.mark.parametrize(
+    "name", ["k16_float16", "k16_bfloat16", "k16_transposed", "k8_float16", "k8_bfloat16", "k8_tf32"]
+)
 def test_tensor_core_products(kernels, name, k):
     random = np.random.default_rng(k)
     a, b_t = (random.integers(-16, 17, shape).astype(np.float32) / 8 for shape in ((16, k), (8, k)))
@@ -200,7 +207,10 @@ BUGS = {
     ("dynamic_shared_memory", -1): "dynamic shared memory out of bounds: read of 4 bytes at offset -4 of 256 bytes",
     ("copy_strided", 64): "invalid global read of 4 bytes at semantics.cu:.*past the end of 'in'",
     ("copy_vectors", 1): "misaligned read of 16 bytes in global memory at semantics.cu:",
-    ("all_write_one", 0): "race .write after write. on global memory between semantics.cu:.* and semantics.cu:.* same block",
+    (
+        "all_write_one",
+        0,
+    ): "race .write after write. on global memory between semantics.cu:.* and semantics.cu:.* same block",
     ("sum_without_atomic", 0): "race .* on global memory .* different blocks",
     ("sum_by_last_block", 0): "race .read after write. on global memory .* different blocks",
     ("async_pipeline", 1): "asynchronous copy of .* is under way",
@@ -214,6 +224,7 @@ BUGS_SEEN_IN_EVERY_MODE = {
 }
 BUGS_OF_LAUNCHES = {
     ("threads", 1025): "1025 threads in a block, at most 1024",
+    ("cooperative", 0): "cooperative launches are not emulated",
     ("grid_y", 65536): "the grid's limits",
     ("shared_without_attribute", 100 * 1024): "without cudaFuncAttributeMaxDynamicSharedMemorySize",
     ("shared_with_attribute", 227 * 1024 + 4): "a block has at most 232448",
@@ -221,8 +232,6 @@ BUGS_OF_LAUNCHES = {
 
 
 def reported(pattern):
-    import re
-
     return any(re.search(pattern, message) for message in runtime.errors())
 
 
@@ -248,7 +257,7 @@ def test_bad_launches_are_refused(kernels, name, n):
 
 
 def test_write_past_the_end_is_stopped(checked):
-    status, out = checked.run("copy", 256, size=250)
+    status, _ = checked.run("copy", 256, size=250)
     assert status == LAUNCH_FAILURE
     assert reported("invalid global write of 4 bytes at semantics.cu:.*: 0 bytes past the end of 'out' .1000 bytes.")
 

@@ -71,7 +71,7 @@ def test_instruction_mix_of_loops(source, arch):
 
 def test_spills_are_refused(source):
     path = source(SPILLS)
-    with pytest.raises(RuntimeError, match="[Ss]pill|local memory"):
+    with pytest.raises(RuntimeError, match=r"[Ss]pill|local memory"):
         sass.compile_cubin(path, "sm_90")
     (kernel,) = sass.analyse(sass.compile_cubin(path, "sm_90", forbid_spills=False))
     assert kernel.spills > 0

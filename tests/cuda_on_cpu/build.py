@@ -51,7 +51,8 @@ KERNEL_FLAGS = {
     "check": ["-O1", "-fno-tree-sra", "-fno-tree-vectorize", "-fsanitize=thread"],
     "ptx": ["-O1"],  # only the launch code of this compilation runs
 }
-TRANSLATED_FLAGS = ["-O0"]  # -O1 takes ten times as long to compile
+# -O1 takes ten times as long to compile, exceptions twice.
+TRANSLATED_FLAGS = ["-O0", "-fno-exceptions", "-w"]
 
 
 class Unavailable(RuntimeError):
@@ -299,7 +300,9 @@ def build(
         objects = [_cpp_object(folder, s, kernel_flags) for s in sources]
         if mode == "ptx":
             nvcc_flags = ["-std=c++17", f"-arch={arch}", *extra]
-            objects += [_translated_object(folder, s, nvcc_flags, [*COMMON_FLAGS, *_cuda_include_flags()]) for s in sources]
+            objects += [
+                _translated_object(folder, s, nvcc_flags, [*COMMON_FLAGS, *_cuda_include_flags()]) for s in sources
+            ]
         host_link_flags: list[str] = []
         kernel_count = len(objects)
         if host_sources:

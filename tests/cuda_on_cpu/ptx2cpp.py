@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from . import ptx_parser
-from .ptx_instructions import C_TYPES, InstructionTranslator
+from .ptx_instructions import C_TYPES
+from .ptx_memory import MemoryTranslator
 from .ptx_parser import BYTES, Unsupported
 
 REGISTER_TYPES = {0: "bool", 1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
@@ -55,7 +56,7 @@ def c_name(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-class FunctionTranslator(InstructionTranslator):
+class FunctionTranslator(MemoryTranslator):
     def __init__(self, module: ptx_parser.Module, function: ptx_parser.Function):
         self.module, self.function = module, function
         self.name = c_name(function.name)
@@ -114,7 +115,9 @@ class FunctionTranslator(InstructionTranslator):
             code = self.translate(instruction)
         except (Unsupported, KeyError, ValueError, StopIteration) as error:
             text = f"{instruction.opcode} {', '.join(instruction.operands)}"
-            raise Unsupported(f"{self.function.name}, {instruction.place}: no translation of '{text}' ({error})") from error
+            raise Unsupported(
+                f"{self.function.name}, {instruction.place}: no translation of '{text}' ({error})"
+            ) from error
         if instruction.guard:
             negated, register = instruction.guard.startswith("!"), instruction.guard.lstrip("!")
             code = f"if ({'!' if negated else ''}{self.register(register)}) {{ {code} }}"
@@ -140,9 +143,9 @@ class FunctionTranslator(InstructionTranslator):
         if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", operand):
             size = BYTES[kind] or 4
             return f"{int(operand.rstrip('U'), 0) & (1 << 8 * size) - 1:#x}{'ull' if size == 8 else 'u'}"
-        if special := re.fullmatch(r"(%\w+)\.([xyz])", operand):
-            if special[1] in SPECIAL_REGISTERS:
-                return f"{SPECIAL_REGISTERS[special[1]]}.{special[2]}"
+        special = re.fullmatch(r"(%\w+)\.([xyz])", operand)
+        if special and special[1] in SPECIAL_REGISTERS:
+            return f"{SPECIAL_REGISTERS[special[1]]}.{special[2]}"
         if operand in ("%laneid", "WARP_SZ"):
             return "uint32_t(lane_id())" if operand == "%laneid" else "32u"
         if operand in ("%clock", "%clock64", "%globaltimer"):
@@ -246,11 +249,13 @@ class FunctionTranslator(InstructionTranslator):
         if self.function.is_kernel:
             parameters = ", ".join(f"{{{p.offset}, {p.bytes}}}" for p in self.function.parameters)
             mixes = ", ".join(
-                "{" + ", ".join(f'{{"{name}", {count}}}' for name, count in block.items()) + "}" for block in self.basic_blocks
+                "{" + ", ".join(f'{{"{name}", {count}}}' for name, count in block.items()) + "}"
+                for block in self.basic_blocks
             )
             static_bytes = dynamic_offset if self.module.extern_shared else self.shared_bytes
             out.append(
-                f'static TranslatedKernel registered_{self.name}("{self.function.name}", kernel_{self.name}, {static_bytes}, '
+                f'static TranslatedKernel registered_{self.name}("{self.function.name}", kernel_{self.name}, '
+                f"{static_bytes}, "
                 f"{self.function.parameter_bytes}, {self.function.max_threads}, {{{parameters}}}, {{{mixes}}}, "
                 f"sites_{self.name}, {max(len(self.site_places), 1)});"
             )

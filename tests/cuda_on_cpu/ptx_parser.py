@@ -101,7 +101,7 @@ def split_operands(text: str) -> list[str]:
             current = ""
         else:
             current += character
-    return result + [current.strip()] if current.strip() else result
+    return [*result, current.strip()] if current.strip() else result
 
 
 _LABEL = re.compile(r"([$\w]+):(?!:)")

@@ -88,7 +88,9 @@ def errors() -> list[str]:
     result = []
     for i in range(lib.cuda_on_cpu_error_count()):
         occurrences = lib.cuda_on_cpu_error_occurrences(i)
-        result.append(lib.cuda_on_cpu_error_message(i).decode() + (f" [{occurrences} times]" if occurrences > 1 else ""))
+        result.append(
+            lib.cuda_on_cpu_error_message(i).decode() + (f" [{occurrences} times]" if occurrences > 1 else "")
+        )
     return result
 
 
@@ -165,7 +167,12 @@ def sites() -> list[SiteCounts]:
         site = merged.setdefault(key, SiteCounts(*key))
         for field in ("requests", "lanes", "total_bytes", "units", "ideal_units"):
             setattr(site, field, getattr(site, field) + getattr(raw, field))
-    return sorted(merged.values(), key=lambda s: (s.place.split(":")[0], int((s.place.split(":") + ["0"])[1].split()[0])))
+
+    def by_line(site: SiteCounts) -> tuple[str, int]:
+        file, _, line = site.place.partition(":")
+        return file, int(line.split()[0]) if line else 0
+
+    return sorted(merged.values(), key=by_line)
 
 
 def totals() -> Totals:
@@ -201,7 +208,9 @@ def report() -> str:
     """Errors and counts as a text to read."""
     lines = [f"ERROR {message}" for message in errors()]
     if found := sites():
-        lines.append(f"{'place':<28} {'operation':<14} {'size':>5} {'requests':>9} {'lanes':>6} {'units':>7} {'ideal':>7}")
+        lines.append(
+            f"{'place':<28} {'operation':<14} {'size':>5} {'requests':>9} {'lanes':>6} {'units':>7} {'ideal':>7}"
+        )
         for s in found:
             lines.append(
                 f"{s.place:<28} {s.space + '.' + s.operation:<14} {s.bytes:>3} B {s.requests:>9} "

@@ -49,8 +49,10 @@ __global__ void divergent_barrier(float* out) {
 }
 
 __global__ void deadlock(float* out) {
-  if (threadIdx.x % 2 == 0) out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 2);
-  else __syncthreads();
+  if (threadIdx.x % 2 == 0)
+    out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 2);
+  else
+    __syncthreads();
 }
 
 __global__ void barrier_votes(int* out, int n) {
@@ -127,8 +129,10 @@ __global__ void read_constants(float* out) {
 __global__ void shuffle_with_masks(int* out) {
   const int lane = threadIdx.x % 32;
   int value = lane;
-  if (lane < 16) value = __shfl_down_sync(0x0000ffffu, value, 4, 16);
-  else value = __shfl_xor_sync(0xffff0000u, value, 1, 8);
+  if (lane < 16)
+    value = __shfl_down_sync(0x0000ffffu, value, 4, 16);
+  else
+    value = __shfl_xor_sync(0xffff0000u, value, 1, 8);
   out[threadIdx.x] = value * 100 + __popc(__ballot_sync(~0u, value & 1));
 }
 
@@ -183,7 +187,8 @@ __global__ void intrinsics(const float* in, float* out) {
   float r = __expf(x) + __logf(fabsf(x) + 1.0f) + rsqrtf(x * x + 1.0f) + erff(x) + tanhf(x) + fmaf(x, x, 1.0f);
   r += __frcp_rn(x * x + 2.0f) + __fdividef(x, 3.0f) + float(__float2int_rn(x)) + fminf(x, 0.5f) + sqrtf(fabsf(x));
   r += __bfloat162float(__float2bfloat16_rn(x)) + __half2float(__float2half_rn(x)) + float(fma(double(x), 2.0, 1.0));
-  r += float(int(x * 100.0f) % 7) + float(__popc(threadIdx.x)) + float(__clz(int(threadIdx.x))) + float(__ffs(int(threadIdx.x)));
+  r += float(int(x * 100.0f) % 7) + float(__popc(threadIdx.x)) + float(__clz(int(threadIdx.x))) +
+       float(__ffs(int(threadIdx.x)));
   r += float(__brev(threadIdx.x) >> 27) + floorf(x) + float(max(int(threadIdx.x), 3)) + powf(fabsf(x) + 0.1f, 1.5f);
   __stcs(out + threadIdx.x, r + __ldg(in + threadIdx.x) + __ldcs(in + threadIdx.x));
 }
@@ -202,8 +207,10 @@ __global__ void async_pipeline(const float* in, float* out, int tiles, int bug) 
   for (int i = 0; i < tiles; i++) {
     if (i + 1 < tiles) async_copy_or_zero<16>(&tile[(i + 1) % 2][4 * t], in + 128 * (i + 1) + 4 * t, true);
     commit_async_copies();
-    if (bug == kOneGroupTooFew) wait_for_async_groups<2>();
-    else if (bug != kNoWait) wait_for_async_groups<1>();
+    if (bug == kOneGroupTooFew)
+      wait_for_async_groups<2>();
+    else if (bug != kNoWait)
+      wait_for_async_groups<1>();
     if (bug != kNoBarrier) __syncthreads();
     sum += tile[i % 2][127 - t];
     __syncthreads();
@@ -230,14 +237,18 @@ __global__ void product_k16(const scalar_t* a, const scalar_t* b_t, float* out, 
   for (int k0 = 0; k0 < k; k0 += 16) {
     for (int i = lane; i < 16 * 16; i += 32) a_tile[i / 16][i % 16] = a[i / 16 * k + k0 + i % 16];
     for (int i = lane; i < 8 * 16; i += 32) {
-      if (transposed) b_tile[i % 16][i / 16] = b_t[i / 16 * k + k0 + i % 16];  // [k, n]
-      else b_tile[i / 16][i % 16] = b_t[i / 16 * k + k0 + i % 16];             // [n, k]
+      if (transposed)
+        b_tile[i % 16][i / 16] = b_t[i / 16 * k + k0 + i % 16];  // [k, n]
+      else
+        b_tile[i / 16][i % 16] = b_t[i / 16 * k + k0 + i % 16];  // [n, k]
     }
     __syncwarp();
     uint32_t a_fragment[4], b_fragment[2];
     ldmatrix(a_fragment, &a_tile[lane % 16][lane / 16 * 8]);
-    if (transposed) ldmatrix<2, true>(b_fragment, &b_tile[lane % 16][0]);
-    else ldmatrix(b_fragment, &b_tile[lane % 8][lane / 8 % 2 * 8]);
+    if (transposed)
+      ldmatrix<2, true>(b_fragment, &b_tile[lane % 16][0]);
+    else
+      ldmatrix(b_fragment, &b_tile[lane % 8][lane / 8 % 2 * 8]);
     mma_m16n8k16<scalar_t>(d, a_fragment, b_fragment);
     __syncwarp();
   }
@@ -312,7 +323,8 @@ extern "C" int run(const char* name, float* in, float* out, float* extra, int n)
   if (is(name, "all_write_one")) return go(all_write_one, 1, 64, 0, out_int);
   if (is(name, "sum_without_atomic")) return go(sum_without_atomic, 4, 1, 0, in, out);
   if (is(name, "sum_with_atomic")) return go(sum_with_atomic, 4, 64, 0, in, out);
-  if (is(name, "transpose")) return n ? go(transpose<1>, 1, dim3(32, 8), 0, in, out) : go(transpose<0>, 1, dim3(32, 8), 0, in, out);
+  if (is(name, "transpose"))
+    return n ? go(transpose<1>, 1, dim3(32, 8), 0, in, out) : go(transpose<0>, 1, dim3(32, 8), 0, in, out);
   if (is(name, "sum_by_last_block"))
     return go(sum_by_last_block, 4, 64, 0, in, extra, reinterpret_cast<unsigned*>(extra + 16), out, n);
   if (is(name, "read_constants")) return go(read_constants, 1, 32, 0, out);
@@ -323,13 +335,26 @@ extern "C" int run(const char* name, float* in, float* out, float* extra, int n)
   if (is(name, "ballot_with_exited_lanes")) return go(ballot_with_exited_lanes, 1, 32, 0, out_int, n);
   if (is(name, "intrinsics")) return go(intrinsics, 1, 64, 0, in, out);
   if (is(name, "atomics"))
-    return go(atomics, 2, 32, 0, out, reinterpret_cast<double*>(out + 2), out_int + 4, reinterpret_cast<unsigned*>(out + 8),
-              reinterpret_cast<__half2*>(out + 12), reinterpret_cast<__nv_bfloat162*>(out + 13));
+    return go(atomics, 2, 32, 0, out, reinterpret_cast<double*>(out + 2), out_int + 4,
+              reinterpret_cast<unsigned*>(out + 8), reinterpret_cast<__half2*>(out + 12),
+              reinterpret_cast<__nv_bfloat162*>(out + 13));
   if (is(name, "async_pipeline")) return go(async_pipeline, 1, 32, 0, in, out, 4, n);
   if (is(name, "async_zero_fill")) return go(async_zero_fill, 1, 32, 0, in, out, n);
-  if (is(name, "shared_without_attribute")) return go_without_attribute(dynamic_shared_memory, 1, 64, size_t(n), out, 0);
+  if (is(name, "shared_without_attribute"))
+    return go_without_attribute(dynamic_shared_memory, 1, 64, size_t(n), out, 0);
   if (is(name, "shared_with_attribute")) return go(dynamic_shared_memory, 1, 64, size_t(n), out, 0);
   if (is(name, "threads")) return go_without_attribute(copy, 1, unsigned(n), 0, in, out, 0);
+  if (is(name, "cooperative")) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(2);
+    config.blockDim = dim3(32);
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return int(cudaLaunchKernelEx(&config, copy, in, out, n));
+  }
   if (is(name, "grid_y")) return go_without_attribute(copy, dim3(1, unsigned(n)), 32, 0, in, out, 0);
   return -1;
 }

@@ -1,4 +1,5 @@
-// How many blocks of a kernel fit on a multiprocessor, by the toolkit's own cuda_occupancy.h. Needs no GPU and no driver.
+// How many blocks of a kernel fit on a multiprocessor, by the toolkit's own cuda_occupancy.h. Needs no GPU and no
+// driver.
 //
 //   occupancy REGISTERS STATIC_SHARED DYNAMIC_SHARED THREADS
 // prints a line for each device: name, blocks, warps, most warps, then what limits it.
@@ -15,9 +16,9 @@ struct Device {
   int major, minor, multiprocessors, threads, blocks, shared, shared_of_block;
 };
 const Device kDevices[] = {
-    {"T4", 7, 5, 40, 1024, 16, 64, 64},        {"A100", 8, 0, 108, 2048, 32, 164, 163},
-    {"RTX3090", 8, 6, 82, 1536, 16, 100, 99},  {"RTX4090", 8, 9, 128, 1536, 24, 100, 99},
-    {"H100", 9, 0, 132, 2048, 32, 228, 227},   {"B200", 10, 0, 148, 2048, 32, 228, 227},
+    {"T4", 7, 5, 40, 1024, 16, 64, 64},         {"A100", 8, 0, 108, 2048, 32, 164, 163},
+    {"RTX3090", 8, 6, 82, 1536, 16, 100, 99},   {"RTX4090", 8, 9, 128, 1536, 24, 100, 99},
+    {"H100", 9, 0, 132, 2048, 32, 228, 227},    {"B200", 10, 0, 148, 2048, 32, 228, 227},
     {"RTX5090", 12, 0, 170, 1536, 24, 100, 99},
 };
 
@@ -25,7 +26,8 @@ const Device kDevices[] = {
 
 int main(int argc, char** argv) {
   if (argc != 5) return 2;
-  const int registers = atoi(argv[1]), static_shared = atoi(argv[2]), dynamic_shared = atoi(argv[3]), threads = atoi(argv[4]);
+  const int registers = atoi(argv[1]), static_shared = atoi(argv[2]), dynamic_shared = atoi(argv[3]),
+            threads = atoi(argv[4]);
   for (const Device& device : kDevices) {
     cudaOccDeviceProp properties{};
     properties.computeMajor = device.major;

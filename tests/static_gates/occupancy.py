@@ -57,7 +57,9 @@ def _program() -> Path:
         program.parent.mkdir(parents=True, exist_ok=True)
         temporary = program.with_suffix(f".{os.getpid()}")
         compiler = os.environ.get("CXX", "g++")
-        subprocess.run([compiler, "-std=c++17", "-isystem", str(include), str(SOURCE), "-o", str(temporary)], check=True)
+        subprocess.run(
+            [compiler, "-std=c++17", "-isystem", str(include), str(SOURCE), "-o", str(temporary)], check=True
+        )
         os.replace(temporary, program)
     return program
 
@@ -65,7 +67,9 @@ def _program() -> Path:
 def occupancy(registers: int, static_shared: int, dynamic_shared: int, threads: int) -> dict[str, Occupancy]:
     """By device. A device that cannot run such a block is left out."""
     arguments = [str(n) for n in (registers, static_shared, dynamic_shared, threads)]
-    lines = subprocess.run([str(_program()), *arguments], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        [str(_program()), *arguments], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     result = {}
     for device, blocks, warps, max_warps, *limits in (line.split() for line in lines):
         result[device] = Occupancy(device, int(blocks), int(warps), int(max_warps), tuple(limits))

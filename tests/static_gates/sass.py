@@ -118,8 +118,8 @@ class KernelSass:
 
     def __str__(self) -> str:
         head = (
-            f"{self.readable_name}\n  {self.registers} registers, {self.stack_bytes} B stack, {self.shared_bytes} B static "
-            f"shared memory, {self.spills} local accesses\n  all:  {self.code}"
+            f"{self.readable_name}\n  {self.registers} registers, {self.stack_bytes} B stack, "
+            f"{self.shared_bytes} B static shared memory, {self.spills} local accesses\n  all:  {self.code}"
         )
         return "\n".join([head, *(f"  loop at {loop.instructions[0].address:#06x}: {loop}" for loop in self.loops)])
 
@@ -165,7 +165,9 @@ def _digest_of(source: Path, command: list[str]) -> str:
     return hashlib.sha256("\0".join([*command, text]).encode()).hexdigest()[:20]
 
 
-def compile_cubin(source: str | Path, arch: str = "sm_90", include_dirs=(), flags=(), forbid_spills: bool = True) -> Path:
+def compile_cubin(
+    source: str | Path, arch: str = "sm_90", include_dirs=(), flags=(), forbid_spills: bool = True
+) -> Path:
     """Compiles for one architecture; RuntimeError if a kernel spills registers or needs local memory."""
     source = Path(source).resolve()
     command = [nvcc(), "-std=c++17", f"-arch={arch}", *(f"-I{Path(d).resolve()}" for d in include_dirs), *flags]
@@ -174,7 +176,8 @@ def compile_cubin(source: str | Path, arch: str = "sm_90", include_dirs=(), flag
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = output.with_suffix(f".{os.getpid()}")
-        result = subprocess.run([*command, *gate, "-cubin", str(source), "-o", str(temporary)], capture_output=True, text=True)
+        to_cubin = [*command, *gate, "-cubin", str(source), "-o", str(temporary)]
+        result = subprocess.run(to_cubin, capture_output=True, text=True)
         if result.returncode != 0:
             raise RuntimeError(f"{source.name} for {arch}:\n{result.stdout}{result.stderr}")
         os.replace(temporary, output)
@@ -218,7 +221,9 @@ def analyse(cubin: str | Path, name_contains: str = "") -> list[KernelSass]:
         registers, stack, shared, local = usage[name]
         if architecture >= 90 and shared >= RESERVED_SHARED_BYTES:
             shared -= RESERVED_SHARED_BYTES
-        kernels.append(KernelSass(name, registers, stack, shared, local, CodeRange(instructions), _innermost_loops(instructions)))
+        kernels.append(
+            KernelSass(name, registers, stack, shared, local, CodeRange(instructions), _innermost_loops(instructions))
+        )
     return kernels
 
 

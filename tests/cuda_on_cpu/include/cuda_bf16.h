@@ -1,7 +1,9 @@
 // The toolkit's <cuda_bf16.h> works under g++ but for what exists on the device only; the common part of that is here.
 #pragma once
+// clang-format off: in this order
 #include <cuda_fp16.h>
 #include_next <cuda_bf16.h>
+// clang-format on
 
 inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c) {
   return __double2bfloat16(double(__bfloat162float(a)) * double(__bfloat162float(b)) + double(__bfloat162float(c)));

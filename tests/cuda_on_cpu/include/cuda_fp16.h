@@ -1,7 +1,9 @@
 // The toolkit's <cuda_fp16.h> works under g++ but for what exists on the device only; the common part of that is here.
 #pragma once
+// clang-format off: in this order
 #include <cuda_runtime.h>
 #include_next <cuda_fp16.h>
+// clang-format on
 
 // Through double: the product is exact there, so that only one rounding is left, as in the GPU's fused instruction.
 inline __half __hfma(__half a, __half b, __half c) {

@@ -37,6 +37,7 @@
 #undef __noinline__
 #define __noinline__ __attribute__((noinline))
 
+// clang-format off: each uses those before it
 #include "cuda_on_cpu/device.h"
 #include "cuda_on_cpu/warp.h"
 #include "cuda_on_cpu/atomics.h"
@@ -46,6 +47,7 @@
 #include "cuda_on_cpu/memory.h"
 #include "cuda_on_cpu/runtime_api.h"
 #include "cuda_on_cpu/launch.h"
+// clang-format on
 
 // Dynamic shared memory as an array of T.
 #define DYN_SMEM(T, name) T* name = reinterpret_cast<T*>(cuda_on_cpu::dynamic_shared)

@@ -34,9 +34,7 @@ bool is_private_or_constant(uintptr_t address) {
          (address >= regions.host_stack_begin && address < regions.host_stack_end);
 }
 
-const char* verb(unsigned flags) {
-  return flags & kAtomic ? "atomic operation" : flags & kWrite ? "write" : "read";
-}
+const char* verb(unsigned flags) { return flags & kAtomic ? "atomic operation" : flags & kWrite ? "write" : "read"; }
 
 }  // namespace
 
@@ -50,7 +48,8 @@ void checker_on_launch(const void* code) {
 
 void checker_fill_static_shared(int byte) {
   if (regions.static_shared_end)
-    memset(reinterpret_cast<void*>(regions.static_shared_begin), byte, regions.static_shared_end - regions.static_shared_begin);
+    memset(reinterpret_cast<void*>(regions.static_shared_begin), byte,
+           regions.static_shared_end - regions.static_shared_begin);
 }
 
 void checker_on_block_begin() {
@@ -115,8 +114,10 @@ void check_access(uintptr_t address, unsigned bytes, unsigned flags, const void*
   const unsigned site = site_index(code, bytes, flags, space);
   count_access(site, address);
   if (space == Space::Global) {
-    if (flags & kAtomic) releases_and_acquires(address);
-    else if (flags & kWrite) current_thread->fenced = false;
+    if (flags & kAtomic)
+      releases_and_acquires(address);
+    else if (flags & kWrite)
+      current_thread->fenced = false;
   }
   check_races(space, address, bytes, flags, site);
 }

@@ -57,8 +57,8 @@ std::string place_of_site(unsigned site);
 void reset_counts();
 
 // ---- places in the source (places.cpp)
-const char* file_name(const char* path);  // without its folders
-std::string place_of(const void* code);   // "file:line"
+const char* file_name(const char* path);                    // without its folders
+std::string place_of(const void* code);                     // "file:line"
 void resolve_places(const std::vector<const void*>& code);  // many at once are quicker
 void register_named_sites(const struct SiteName* sites, unsigned count);
 

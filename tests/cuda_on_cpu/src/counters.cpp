@@ -61,7 +61,8 @@ int wavefronts_of(const Request& request, unsigned bytes) {
       for (uintptr_t word = request.address[lane] / 4; word <= (request.address[lane] + bytes - 1) / 4; word++) {
         const int bank = int(word % 32);
         uintptr_t* end = words[bank] + words_in_bank[bank];
-        if (std::find(words[bank], end, word) == end && words_in_bank[bank] < kWarpSize) words[bank][words_in_bank[bank]++] = word;
+        if (std::find(words[bank], end, word) == end && words_in_bank[bank] < kWarpSize)
+          words[bank][words_in_bank[bank]++] = word;
         busiest = std::max(busiest, words_in_bank[bank]);
       }
     }
@@ -74,7 +75,8 @@ int wavefronts_of(const Request& request, unsigned bytes) {
 
 unsigned site_index(const void* code, unsigned bytes, unsigned flags, Space space) {
   // Addresses of code have 47 bits; one instruction may both read and write.
-  const uintptr_t key = reinterpret_cast<uintptr_t>(code) << 2 | (flags & kWrite ? 2u : 0u) | (space == Space::Shared ? 1u : 0u);
+  const uintptr_t key =
+      reinterpret_cast<uintptr_t>(code) << 2 | (flags & kWrite ? 2u : 0u) | (space == Space::Shared ? 1u : 0u);
   CachedIndex& cached = index_cache[(key ^ key >> 12) % 4096];
   if (cached.key == key) return cached.index;
   unsigned& index = index_by_key[key];
@@ -153,8 +155,8 @@ void cuda_on_cpu_site(int index, cuda_on_cpu_site_counts* result) {
   const Site& site = sites[index];
   static std::string place;  // until the next call
   place = site.requests ? place_of(site.code) : "";
-  *result = {place.c_str(), site.space == Space::Shared, int(site.flags), site.bytes, site.requests, site.lanes,
-             site.lanes * site.bytes, site.units, site.ideal_units};
+  *result = {place.c_str(), site.space == Space::Shared, int(site.flags), site.bytes,      site.requests,
+             site.lanes,    site.lanes * site.bytes,     site.units,      site.ideal_units};
 }
 
 void cuda_on_cpu_sectors(unsigned long long* four) {

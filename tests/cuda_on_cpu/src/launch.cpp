@@ -27,12 +27,15 @@ std::string refusal(const cudaLaunchConfig_t& config, size_t shared_bytes, size_
   const dim3 grid = config.gridDim, threads = config.blockDim;
   const uint64_t thread_count = uint64_t(threads.x) * threads.y * threads.z;
   char text[200] = "";
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) snprintf(text, sizeof text, "the grid is empty");
-  else if (thread_count == 0) snprintf(text, sizeof text, "the block is empty");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0)
+    snprintf(text, sizeof text, "the grid is empty");
+  else if (thread_count == 0)
+    snprintf(text, sizeof text, "the block is empty");
   else if (thread_count > kMaxThreads)
     snprintf(text, sizeof text, "%llu threads in a block, at most %d are possible", (unsigned long long)thread_count,
              kMaxThreads);
-  else if (threads.z > 64) snprintf(text, sizeof text, "blockDim.z is %u, at most 64 is possible", threads.z);
+  else if (threads.z > 64)
+    snprintf(text, sizeof text, "blockDim.z is %u, at most 64 is possible", threads.z);
   else if (grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535)
     snprintf(text, sizeof text, "the grid's limits are 2147483647, 65535, 65535");
   else if (shared_bytes > kMaxSharedBytes)
@@ -85,7 +88,8 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const KernelCall& kernel) {
 cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || size_t(value) > kMaxSharedBytes) {
-    report_error("cudaFuncSetAttribute: %d bytes of dynamic shared memory, a block has at most %zu", value, kMaxSharedBytes);
+    report_error("cudaFuncSetAttribute: %d bytes of dynamic shared memory, a block has at most %zu", value,
+                 kMaxSharedBytes);
     return fail(cudaErrorInvalidValue);
   }
   shared_bytes_allowed[kernel] = size_t(value);

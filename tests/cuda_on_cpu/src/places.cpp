@@ -1,5 +1,5 @@
-// From an address in the code to "file:line", by the debug information (addr2line of binutils). Code translated from PTX
-// has no such addresses: there a site is an entry of a table of names.
+// From an address in the code to "file:line", by the debug information (addr2line of binutils). Code translated from
+// PTX has no such addresses: there a site is an entry of a table of names.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -43,8 +43,10 @@ std::string place_of_frames(const std::vector<std::string>& frames) {
     if (frame.find("/include/") != std::string::npos || frame.find("/usr/") == 0 || frame.find("??") == 0) continue;
     std::string name = file_name(frame.c_str());
     name = name.substr(0, name.find(" (discriminator"));
-    if (place.empty()) place = name;
-    else if (ends_with(path, ".cu")) place += " (from " + name + ")";
+    if (place.empty())
+      place = name;
+    else if (ends_with(path, ".cu"))
+      place += " (from " + name + ")";
     if (ends_with(path, ".cu")) break;
   }
   return place.empty() ? "an unknown place" : place;
@@ -65,8 +67,10 @@ void resolve_in_library(const Dl_info& library, const std::vector<const void*>& 
   char line[4096];
   while (fgets(line, sizeof line, output)) {
     line[strcspn(line, "\n")] = 0;
-    if (strncmp(line, "0x", 2) == 0) frames.emplace_back();
-    else if (!frames.empty()) frames.back().push_back(line);
+    if (strncmp(line, "0x", 2) == 0)
+      frames.emplace_back();
+    else if (!frames.empty())
+      frames.back().push_back(line);
   }
   pclose(output);
   for (size_t i = 0; i < code.size(); i++)
@@ -91,8 +95,10 @@ void resolve_places(const std::vector<const void*>& code) {
   for (const void* address : code) {
     if (known_places.count(address)) continue;
     Dl_info info;
-    if (const char* name = name_in_table(address)) known_places[address] = name;
-    else if (!dladdr(address, &info) || !info.dli_fname) known_places[address] = "an unknown place";
+    if (const char* name = name_in_table(address))
+      known_places[address] = name;
+    else if (!dladdr(address, &info) || !info.dli_fname)
+      known_places[address] = "an unknown place";
     else {
       auto& [library, addresses] = by_library[info.dli_fbase];
       library = info;

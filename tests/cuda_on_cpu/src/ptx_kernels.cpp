@@ -30,8 +30,13 @@ const TranslatedKernel* running = nullptr;
 TranslatedKernel::TranslatedKernel(const char* name_, void (*run_)(const unsigned char*), unsigned static_shared,
                                    unsigned parameter_size, unsigned threads, std::vector<Parameter> parameters_,
                                    std::vector<InstructionMix> mix, const SiteName* sites, unsigned site_count)
-    : name(name_), run(run_), static_shared_bytes(static_shared), parameter_bytes(parameter_size), max_threads(threads),
-      parameters(std::move(parameters_)), basic_blocks(std::move(mix)) {
+    : name(name_),
+      run(run_),
+      static_shared_bytes(static_shared),
+      parameter_bytes(parameter_size),
+      max_threads(threads),
+      parameters(std::move(parameters_)),
+      basic_blocks(std::move(mix)) {
   Dl_info info;
   if (dladdr(reinterpret_cast<const void*>(run), &info)) registry()[info.dli_fbase][name] = this;
   register_named_sites(sites, site_count);
@@ -81,11 +86,13 @@ bool run_translated(const cudaLaunchConfig_t& config, size_t shared_bytes, const
   } context{&kernel, parameters};
   running = &kernel;
   executions[&kernel].launches++;
-  const bool finished = run_grid(config, shared_bytes, {call.kernel, [](const void* c) {
-                                                          auto* typed = static_cast<const Context*>(c);
-                                                          typed->kernel->run(typed->parameters);
-                                                        },
-                                                        &context});
+  const bool finished = run_grid(config, shared_bytes,
+                                 {call.kernel,
+                                  [](const void* c) {
+                                    auto* typed = static_cast<const Context*>(c);
+                                    typed->kernel->run(typed->parameters);
+                                  },
+                                  &context});
   running = nullptr;
   return finished;
 }

@@ -3,9 +3,9 @@
 //
 // Two accesses are in order if they come from one thread; or lie in different launches; or a block-wide barrier is
 // between them; or their lanes met in a __syncwarp (vector clocks; shuffles do not count, as CUDA says); or, between
-// blocks, the earlier one is followed by a fence and an atomic operation on an address on which the later block has done
-// an atomic operation since. All else that touches the same byte, one of them writing, is a race - whatever order the
-// threads ran in this time.
+// blocks, the earlier one is followed by a fence and an atomic operation on an address on which the later block has
+// done an atomic operation since. All else that touches the same byte, one of them writing, is a race - whatever order
+// the threads ran in this time.
 #include <algorithm>
 #include <unordered_map>
 
@@ -89,7 +89,11 @@ bool in_order(const Accessors& earlier) {
 
 Accessors this_access(unsigned site, bool atomic) {
   const CudaThread& thread = *current_thread;
-  return {block.serial, block.epoch, 1u << thread.lane(), thread.clock[thread.lane()], uint16_t(thread.warp()),
+  return {block.serial,
+          block.epoch,
+          1u << thread.lane(),
+          thread.clock[thread.lane()],
+          uint16_t(thread.warp()),
           uint16_t(site | (atomic ? kAtomicSite : 0))};
 }
 
@@ -164,8 +168,10 @@ void releases_and_acquires(uintptr_t address) {
 void mark_async_copy(uintptr_t shared, unsigned bytes, bool in_flight) {
   for (unsigned i = 0; i < bytes; i++) {
     uint8_t& count = shadow_page(shared + i).async_copies_in_flight[(shared + i) % 4096];
-    if (in_flight) count++;
-    else if (count) count--;
+    if (in_flight)
+      count++;
+    else if (count)
+      count--;
   }
 }
 
@@ -181,9 +187,9 @@ bool check_races(Space space, uintptr_t address, unsigned bytes, unsigned flags,
 
     if (space == Space::Shared && page.async_copies_in_flight[byte % 4096]) {
       if (writer.block == block.serial) {
-        report_error("shared memory is %s at %s while the asynchronous copy of %s is under way: no cp.async wait came first",
-                     write ? "written" : "read", place_of_site(site).c_str(),
-                     place_of_site(writer.site & ~kAtomicSite).c_str());
+        report_error(
+            "shared memory is %s at %s while the asynchronous copy of %s is under way: no cp.async wait came first",
+            write ? "written" : "read", place_of_site(site).c_str(), place_of_site(writer.site & ~kAtomicSite).c_str());
         page.async_copies_in_flight[byte % 4096] = 0;
         return false;
       }

@@ -96,8 +96,8 @@ std::string nearest_memory(uintptr_t address) {
   }
   if (!nearest) return "no registered memory is near";
   char text[300];
-  snprintf(text, sizeof text, "%zu bytes %s of '%s' (%zu bytes)", size_t(least), behind ? "past the end" : "before the start",
-           nearest->name.c_str(), size_t(nearest->end - nearest->begin));
+  snprintf(text, sizeof text, "%zu bytes %s of '%s' (%zu bytes)", size_t(least),
+           behind ? "past the end" : "before the start", nearest->name.c_str(), size_t(nearest->end - nearest->begin));
   return text;
 }
 

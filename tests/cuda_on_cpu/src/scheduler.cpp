@@ -53,8 +53,8 @@ void release_barrier() {
   }
   if (elsewhere && !block.divergence_reported) {
     block.divergence_reported = true;
-    report_error("barrier divergence in block (%u,%u,%u): some threads wait at %s, others at %s", blockIdx.x, blockIdx.y,
-                 blockIdx.z, barrier_place(*first).c_str(), barrier_place(*elsewhere).c_str());
+    report_error("barrier divergence in block (%u,%u,%u): some threads wait at %s, others at %s", blockIdx.x,
+                 blockIdx.y, blockIdx.z, barrier_place(*first).c_str(), barrier_place(*elsewhere).c_str());
   }
   for (CudaThread& thread : block.threads) {
     if (thread.state != ThreadState::AtBarrier) continue;
@@ -127,7 +127,8 @@ void report_deadlock() {
     if (thread.state == ThreadState::AtBarrier)
       snprintf(text, sizeof text, "; thread %d waits at the barrier %s", thread.rank, barrier_place(thread).c_str());
     else
-      snprintf(text, sizeof text, "; thread %d waits in a warp operation with mask %08x", thread.rank, thread.warp_mask);
+      snprintf(text, sizeof text, "; thread %d waits in a warp operation with mask %08x", thread.rank,
+               thread.warp_mask);
     waiting += text;
   }
   report_error("deadlock in block (%u,%u,%u): %d of %d threads cannot go on%s", blockIdx.x, blockIdx.y, blockIdx.z,
@@ -209,7 +210,8 @@ bool run_grid(const cudaLaunchConfig_t& config, size_t shared_bytes, const Kerne
   }
 
   static std::vector<unsigned char> arena(kMaxSharedBytes + 1024);
-  dynamic_shared = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(arena.data()) + 127) & ~uintptr_t(127));
+  dynamic_shared =
+      reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(arena.data()) + 127) & ~uintptr_t(127));
   dynamic_shared_bytes = shared_bytes;
   blockDim = threads;
   gridDim = grid;
@@ -240,8 +242,10 @@ int barrier(BarrierKind kind, int predicate, const char* file, int line) {
   thread.barrier_file = file;
   thread.barrier_line = line;
   thread.state = ThreadState::AtBarrier;
-  if (++block.at_barrier == block.live) release_barrier();
-  else fiber_suspend(thread);
+  if (++block.at_barrier == block.live)
+    release_barrier();
+  else
+    fiber_suspend(thread);
   return thread.barrier_result;
 }
 

@@ -63,11 +63,11 @@ struct CudaThread {
 
 struct Block {
   std::vector<CudaThread> threads;
-  int live = 0;                // threads that have not exited
-  int at_barrier = 0;          // threads that wait at a block-wide barrier
-  unsigned epoch = 0;          // counts block-wide barriers
-  unsigned serial = 0;         // number of this block among all blocks ever run
-  unsigned first_serial = 0;   // of the first block of this launch
+  int live = 0;               // threads that have not exited
+  int at_barrier = 0;         // threads that wait at a block-wide barrier
+  unsigned epoch = 0;         // counts block-wide barriers
+  unsigned serial = 0;        // number of this block among all blocks ever run
+  unsigned first_serial = 0;  // of the first block of this launch
   bool aborted = false;
   bool divergence_reported = false;
 

@@ -15,9 +15,12 @@ namespace {
 float element(MmaType type, uint32_t reg, int which) {
   const uint16_t bits = uint16_t(reg >> 16 * which);
   switch (type) {
-    case MmaType::F16: return __half2float(__builtin_bit_cast(__half, bits));
-    case MmaType::BF16: return __builtin_bit_cast(float, uint32_t(bits) << 16);
-    default: return __builtin_bit_cast(float, reg & 0xffffe000u);  // the low 13 bits of TF32 are not looked at
+    case MmaType::F16:
+      return __half2float(__builtin_bit_cast(__half, bits));
+    case MmaType::BF16:
+      return __builtin_bit_cast(float, uint32_t(bits) << 16);
+    default:
+      return __builtin_bit_cast(float, reg & 0xffffe000u);  // the low 13 bits of TF32 are not looked at
   }
 }
 

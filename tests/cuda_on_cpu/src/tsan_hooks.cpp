@@ -8,25 +8,25 @@ using cuda_on_cpu::kRead;
 using cuda_on_cpu::kWrite;
 
 #define CALLER __builtin_return_address(0)
-#define ACCESS(name, bytes, flags, aligned)                                                   \
-  void __tsan_##name##bytes(void* address) {                                                  \
-    check_access(reinterpret_cast<uintptr_t>(address), bytes, flags, CALLER, aligned);        \
+#define ACCESS(name, bytes, flags, aligned)                                            \
+  void __tsan_##name##bytes(void* address) {                                           \
+    check_access(reinterpret_cast<uintptr_t>(address), bytes, flags, CALLER, aligned); \
   }
 // A volatile access is taken as one that is meant to meet others: it races no more than an atomic operation does.
-#define ACCESSES(bytes)                                       \
-  ACCESS(read, bytes, kRead, true)                            \
-  ACCESS(write, bytes, kWrite, true)                          \
-  ACCESS(unaligned_read, bytes, kRead, false)                 \
-  ACCESS(unaligned_write, bytes, kWrite, false)               \
-  ACCESS(volatile_read, bytes, kRead | kAtomic, true)         \
-  ACCESS(volatile_write, bytes, kWrite | kAtomic, true)       \
-  ACCESS(unaligned_volatile_read, bytes, kRead | kAtomic, false)   \
-  ACCESS(unaligned_volatile_write, bytes, kWrite | kAtomic, false) \
-  void __tsan_read_write##bytes(void* address) {              \
+#define ACCESSES(bytes)                                                               \
+  ACCESS(read, bytes, kRead, true)                                                    \
+  ACCESS(write, bytes, kWrite, true)                                                  \
+  ACCESS(unaligned_read, bytes, kRead, false)                                         \
+  ACCESS(unaligned_write, bytes, kWrite, false)                                       \
+  ACCESS(volatile_read, bytes, kRead | kAtomic, true)                                 \
+  ACCESS(volatile_write, bytes, kWrite | kAtomic, true)                               \
+  ACCESS(unaligned_volatile_read, bytes, kRead | kAtomic, false)                      \
+  ACCESS(unaligned_volatile_write, bytes, kWrite | kAtomic, false)                    \
+  void __tsan_read_write##bytes(void* address) {                                      \
     check_access(reinterpret_cast<uintptr_t>(address), bytes, kRead, CALLER, true);   \
     check_access(reinterpret_cast<uintptr_t>(address), bytes, kWrite, CALLER, true);  \
-  }                                                           \
-  void __tsan_unaligned_read_write##bytes(void* address) {    \
+  }                                                                                   \
+  void __tsan_unaligned_read_write##bytes(void* address) {                            \
     check_access(reinterpret_cast<uintptr_t>(address), bytes, kRead, CALLER, false);  \
     check_access(reinterpret_cast<uintptr_t>(address), bytes, kWrite, CALLER, false); \
   }

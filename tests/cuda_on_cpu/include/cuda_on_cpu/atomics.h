@@ -20,11 +20,11 @@ struct Identity {
 
 }  // namespace cuda_on_cpu
 
-#define CUDA_ON_CPU_ATOMIC(name, expression)                                                                      \
-  template <class T>                                                                                              \
-  CUDA_ON_CPU_OPAQUE T name(T* address, typename cuda_on_cpu::Identity<T>::type value) {                          \
-    return cuda_on_cpu::read_modify_write(                                                                        \
-        address, [value](T old) -> T { return expression; }, __builtin_return_address(0));                        \
+#define CUDA_ON_CPU_ATOMIC(name, expression)                                               \
+  template <class T>                                                                       \
+  CUDA_ON_CPU_OPAQUE T name(T* address, typename cuda_on_cpu::Identity<T>::type value) {   \
+    return cuda_on_cpu::read_modify_write(                                                 \
+        address, [value](T old) -> T { return expression; }, __builtin_return_address(0)); \
   }
 CUDA_ON_CPU_ATOMIC(atomicAdd, T(old + value))
 CUDA_ON_CPU_ATOMIC(atomicSub, T(old - value))

@@ -37,9 +37,7 @@ void add_checked_library(const void* address);
 static const bool library_is_checked = (add_checked_library(&library_is_checked), true);
 #endif
 
-inline int lane_id() {
-  return int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) & 31;
-}
+inline int lane_id() { return int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) & 31; }
 
 }  // namespace cuda_on_cpu
 

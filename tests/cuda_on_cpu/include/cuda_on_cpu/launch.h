@@ -15,7 +15,8 @@ struct KernelCall {
 cudaError_t launch(const cudaLaunchConfig_t& config, const KernelCall& kernel);
 
 template <class... KernelArgs>
-cudaError_t launch_typed(const cudaLaunchConfig_t& config, void (*kernel)(KernelArgs...), std::tuple<KernelArgs...>& arguments) {
+cudaError_t launch_typed(const cudaLaunchConfig_t& config, void (*kernel)(KernelArgs...),
+                         std::tuple<KernelArgs...>& arguments) {
   struct Context {
     void (*kernel)(KernelArgs...);
     std::tuple<KernelArgs...>* arguments;

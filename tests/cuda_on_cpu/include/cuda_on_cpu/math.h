@@ -11,19 +11,25 @@ using std::signbit;
 template <class A, class B, class = std::enable_if_t<std::is_arithmetic<A>::value && std::is_arithmetic<B>::value>>
 constexpr std::common_type_t<A, B> max(A a, B b) {
   using C = std::common_type_t<A, B>;
-  if constexpr (std::is_floating_point<C>::value) return std::fmax(C(a), C(b));
-  else return C(a) < C(b) ? C(b) : C(a);
+  if constexpr (std::is_floating_point<C>::value)
+    return std::fmax(C(a), C(b));
+  else
+    return C(a) < C(b) ? C(b) : C(a);
 }
 template <class A, class B, class = std::enable_if_t<std::is_arithmetic<A>::value && std::is_arithmetic<B>::value>>
 constexpr std::common_type_t<A, B> min(A a, B b) {
   using C = std::common_type_t<A, B>;
-  if constexpr (std::is_floating_point<C>::value) return std::fmin(C(a), C(b));
-  else return C(b) < C(a) ? C(b) : C(a);
+  if constexpr (std::is_floating_point<C>::value)
+    return std::fmin(C(a), C(b));
+  else
+    return C(b) < C(a) ? C(b) : C(a);
 }
 
-#define CUDA_ON_CPU_LOAD(name) \
-  template <class T>           \
-  CUDA_ON_CPU_INLINE T name(const T* address) { return *address; }
+#define CUDA_ON_CPU_LOAD(name)                  \
+  template <class T>                            \
+  CUDA_ON_CPU_INLINE T name(const T* address) { \
+    return *address;                            \
+  }
 CUDA_ON_CPU_LOAD(__ldg)
 CUDA_ON_CPU_LOAD(__ldcs)
 CUDA_ON_CPU_LOAD(__ldca)
@@ -31,9 +37,11 @@ CUDA_ON_CPU_LOAD(__ldcg)
 CUDA_ON_CPU_LOAD(__ldlu)
 CUDA_ON_CPU_LOAD(__ldcv)
 #undef CUDA_ON_CPU_LOAD
-#define CUDA_ON_CPU_STORE(name) \
-  template <class T>            \
-  CUDA_ON_CPU_INLINE void name(T* address, typename cuda_on_cpu::Identity<T>::type value) { *address = value; }
+#define CUDA_ON_CPU_STORE(name)                                                             \
+  template <class T>                                                                        \
+  CUDA_ON_CPU_INLINE void name(T* address, typename cuda_on_cpu::Identity<T>::type value) { \
+    *address = value;                                                                       \
+  }
 CUDA_ON_CPU_STORE(__stcs)
 CUDA_ON_CPU_STORE(__stcg)
 CUDA_ON_CPU_STORE(__stwb)

@@ -1,6 +1,6 @@
 // Tells the checker which host memory stands for device memory. Host code (not kernels) calls this for each tensor that
-// it hands to a launch. As soon as anything is registered, a kernel that touches other memory is in error; while nothing
-// is, global accesses are not bounds-checked. May be included without <cuda_runtime.h>.
+// it hands to a launch. As soon as anything is registered, a kernel that touches other memory is in error; while
+// nothing is, global accesses are not bounds-checked. May be included without <cuda_runtime.h>.
 #pragma once
 #include <stddef.h>
 

@@ -44,9 +44,12 @@ struct IsPair<Pair<H>> : std::true_type {};
 // Applies f to numbers, to floats of 16 bits through float, to pairs half by half.
 template <class F, class T, class... Ts>
 T map(F f, T x, Ts... rest) {
-  if constexpr (IsPair<T>::value) return {map(f, x.low, rest.low...), map(f, x.high, rest.high...)};
-  else if constexpr (is_small_float<T>) return T(f(float(x), float(rest)...));
-  else return T(f(x, rest...));
+  if constexpr (IsPair<T>::value)
+    return {map(f, x.low, rest.low...), map(f, x.high, rest.high...)};
+  else if constexpr (is_small_float<T>)
+    return T(f(float(x), float(rest)...));
+  else
+    return T(f(x, rest...));
 }
 
 // ---- registers
@@ -66,30 +69,45 @@ T as(Register bits) {
 template <class Register, class T>
 void put(Register& target, T value) {
   target = 0;
-  memcpy(static_cast<void*>(&target), static_cast<const void*>(&value), sizeof(T) < sizeof(Register) ? sizeof(T) : sizeof(Register));
+  memcpy(static_cast<void*>(&target), static_cast<const void*>(&value),
+         sizeof(T) < sizeof(Register) ? sizeof(T) : sizeof(Register));
 }
 // As put, but integers are extended to the register's width.
 template <class Register, class T>
 void set(Register& target, T value) {
-  if constexpr (std::is_integral_v<T>) target = Register(value);
-  else put(target, value);
+  if constexpr (std::is_integral_v<T>)
+    target = Register(value);
+  else
+    put(target, value);
 }
 
 // ---- arithmetic
 
-template <class T> T add(T a, T b) { return map([](auto x, auto y) { return x + y; }, a, b); }
-template <class T> T sub(T a, T b) { return map([](auto x, auto y) { return x - y; }, a, b); }
-template <class T> T mul(T a, T b) { return map([](auto x, auto y) { return x * y; }, a, b); }
-template <class T> T divide(T a, T b) {
+template <class T>
+T add(T a, T b) {
+  return map([](auto x, auto y) { return x + y; }, a, b);
+}
+template <class T>
+T sub(T a, T b) {
+  return map([](auto x, auto y) { return x - y; }, a, b);
+}
+template <class T>
+T mul(T a, T b) {
+  return map([](auto x, auto y) { return x * y; }, a, b);
+}
+template <class T>
+T divide(T a, T b) {
   if constexpr (std::is_integral_v<T>) {
     if (b == 0) return T(-1);
-    if (std::is_signed_v<T> && b == T(-1)) return T(0 - std::make_unsigned_t<T>(a));  // the least number has no opposite
+    if (std::is_signed_v<T> && b == T(-1))
+      return T(0 - std::make_unsigned_t<T>(a));  // the least number has no opposite
     return T(a / b);
   } else {
     return map([](auto x, auto y) { return x / y; }, a, b);
   }
 }
-template <class T> T remainder(T a, T b) {
+template <class T>
+T remainder(T a, T b) {
   if (b == 0) return a;
   if (std::is_signed_v<T> && b == T(-1)) return 0;
   return T(a % b);
@@ -99,66 +117,165 @@ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 inline double fused(double a, double b, double c) { return fma(a, b, c); }
 inline F16 fused(F16 a, F16 b, F16 c) { return F16(double(float(a)) * double(float(b)) + double(float(c))); }
 inline BF16 fused(BF16 a, BF16 b, BF16 c) { return BF16(double(float(a)) * double(float(b)) + double(float(c))); }
-template <class H> Pair<H> fused(Pair<H> a, Pair<H> b, Pair<H> c) {
+template <class H>
+Pair<H> fused(Pair<H> a, Pair<H> b, Pair<H> c) {
   return {fused(a.low, b.low, c.low), fused(a.high, b.high, c.high)};
 }
-template <class T> T saturate(T a) { return map([](auto x) { return !(x > 0) ? decltype(x)(0) : x > 1 ? decltype(x)(1) : x; }, a); }
-template <class T> T relu(T a) { return map([](auto x) { return !(x > 0) ? decltype(x)(0) : x; }, a); }
-template <class T> T negate(T a) { return map([](auto x) { return -x; }, a); }
-template <class T> T absolute(T a) { return map([](auto x) { return x < 0 ? -x : std::is_floating_point_v<decltype(x)> && x == 0 ? decltype(x)(0) : x; }, a); }
-template <class T> T minimum(T a, T b) { return map([](auto x, auto y) { return ::min(x, y); }, a, b); }
-template <class T> T maximum(T a, T b) { return map([](auto x, auto y) { return ::max(x, y); }, a, b); }
+template <class T>
+T saturate(T a) {
+  return map([](auto x) { return !(x > 0) ? decltype(x)(0) : x > 1 ? decltype(x)(1) : x; }, a);
+}
+template <class T>
+T relu(T a) {
+  return map([](auto x) { return !(x > 0) ? decltype(x)(0) : x; }, a);
+}
+template <class T>
+T negate(T a) {
+  return map([](auto x) { return -x; }, a);
+}
+template <class T>
+T absolute(T a) {
+  return map([](auto x) { return x < 0                                             ? -x
+                                 : std::is_floating_point_v<decltype(x)> && x == 0 ? decltype(x)(0)
+                                                                                   : x; },
+             a);
+}
+template <class T>
+T minimum(T a, T b) {
+  return map([](auto x, auto y) { return ::min(x, y); }, a, b);
+}
+template <class T>
+T maximum(T a, T b) {
+  return map([](auto x, auto y) { return ::max(x, y); }, a, b);
+}
 // NaN if either is.
-template <class T> T minimum_nan(T a, T b) { return map([](auto x, auto y) { return x != x ? x : y != y ? y : ::min(x, y); }, a, b); }
-template <class T> T maximum_nan(T a, T b) { return map([](auto x, auto y) { return x != x ? x : y != y ? y : ::max(x, y); }, a, b); }
+template <class T>
+T minimum_nan(T a, T b) {
+  return map([](auto x, auto y) { return x != x ? x : y != y ? y : ::min(x, y); }, a, b);
+}
+template <class T>
+T maximum_nan(T a, T b) {
+  return map([](auto x, auto y) { return x != x ? x : y != y ? y : ::max(x, y); }, a, b);
+}
 
 // The approximate functions, at full precision.
-template <class T> T ex2(T a) { return map([](auto x) { return std::exp2(x); }, a); }
-template <class T> T lg2(T a) { return map([](auto x) { return std::log2(x); }, a); }
-template <class T> T rcp(T a) { return map([](auto x) { return 1 / x; }, a); }
-template <class T> T rsqrt(T a) { return map([](auto x) { return 1 / std::sqrt(x); }, a); }
-template <class T> T sqrt(T a) { return map([](auto x) { return std::sqrt(x); }, a); }
-template <class T> T sin(T a) { return map([](auto x) { return std::sin(x); }, a); }
-template <class T> T cos(T a) { return map([](auto x) { return std::cos(x); }, a); }
-template <class T> T tanh(T a) { return map([](auto x) { return std::tanh(x); }, a); }
+template <class T>
+T ex2(T a) {
+  return map([](auto x) { return std::exp2(x); }, a);
+}
+template <class T>
+T lg2(T a) {
+  return map([](auto x) { return std::log2(x); }, a);
+}
+template <class T>
+T rcp(T a) {
+  return map([](auto x) { return 1 / x; }, a);
+}
+template <class T>
+T rsqrt(T a) {
+  return map([](auto x) { return 1 / std::sqrt(x); }, a);
+}
+template <class T>
+T sqrt(T a) {
+  return map([](auto x) { return std::sqrt(x); }, a);
+}
+template <class T>
+T sin(T a) {
+  return map([](auto x) { return std::sin(x); }, a);
+}
+template <class T>
+T cos(T a) {
+  return map([](auto x) { return std::cos(x); }, a);
+}
+template <class T>
+T tanh(T a) {
+  return map([](auto x) { return std::tanh(x); }, a);
+}
 
 // ---- comparisons. With a trailing u: true also if either is NaN.
 
-template <class T> auto comparable(T x) {
-  if constexpr (is_small_float<T>) return float(x);
-  else return x;
+template <class T>
+auto comparable(T x) {
+  if constexpr (is_small_float<T>)
+    return float(x);
+  else
+    return x;
 }
-#define CUDA_ON_CPU_COMPARE(name, op) \
-  template <class T> bool compare_##name(T a, T b) { return comparable(a) op comparable(b); }
-CUDA_ON_CPU_COMPARE(eq, ==) CUDA_ON_CPU_COMPARE(lt, <) CUDA_ON_CPU_COMPARE(le, <=)
-CUDA_ON_CPU_COMPARE(gt, >) CUDA_ON_CPU_COMPARE(ge, >=) CUDA_ON_CPU_COMPARE(lo, <) CUDA_ON_CPU_COMPARE(ls, <=)
-CUDA_ON_CPU_COMPARE(hi, >) CUDA_ON_CPU_COMPARE(hs, >=)
+#define CUDA_ON_CPU_COMPARE(name, op)      \
+  template <class T>                       \
+  bool compare_##name(T a, T b) {          \
+    return comparable(a) op comparable(b); \
+  }
+CUDA_ON_CPU_COMPARE(eq, ==)
+CUDA_ON_CPU_COMPARE(lt, <)
+CUDA_ON_CPU_COMPARE(le, <=)
+CUDA_ON_CPU_COMPARE(gt, >)
+CUDA_ON_CPU_COMPARE(ge, >=)
+CUDA_ON_CPU_COMPARE(lo, <)
+CUDA_ON_CPU_COMPARE(ls, <=)
+CUDA_ON_CPU_COMPARE(hi, >)
+CUDA_ON_CPU_COMPARE(hs, >=)
 #undef CUDA_ON_CPU_COMPARE
-template <class T> bool compare_num(T a, T b) { return compare_eq(a, a) && compare_eq(b, b); }
-template <class T> bool compare_nan(T a, T b) { return !compare_num(a, b); }
-template <class T> bool compare_ne(T a, T b) { return compare_num(a, b) && !compare_eq(a, b); }
-template <class T> bool compare_equ(T a, T b) { return compare_nan(a, b) || compare_eq(a, b); }
-template <class T> bool compare_neu(T a, T b) { return !compare_eq(a, b); }
-template <class T> bool compare_ltu(T a, T b) { return compare_nan(a, b) || compare_lt(a, b); }
-template <class T> bool compare_leu(T a, T b) { return compare_nan(a, b) || compare_le(a, b); }
-template <class T> bool compare_gtu(T a, T b) { return compare_nan(a, b) || compare_gt(a, b); }
-template <class T> bool compare_geu(T a, T b) { return compare_nan(a, b) || compare_ge(a, b); }
+template <class T>
+bool compare_num(T a, T b) {
+  return compare_eq(a, a) && compare_eq(b, b);
+}
+template <class T>
+bool compare_nan(T a, T b) {
+  return !compare_num(a, b);
+}
+template <class T>
+bool compare_ne(T a, T b) {
+  return compare_num(a, b) && !compare_eq(a, b);
+}
+template <class T>
+bool compare_equ(T a, T b) {
+  return compare_nan(a, b) || compare_eq(a, b);
+}
+template <class T>
+bool compare_neu(T a, T b) {
+  return !compare_eq(a, b);
+}
+template <class T>
+bool compare_ltu(T a, T b) {
+  return compare_nan(a, b) || compare_lt(a, b);
+}
+template <class T>
+bool compare_leu(T a, T b) {
+  return compare_nan(a, b) || compare_le(a, b);
+}
+template <class T>
+bool compare_gtu(T a, T b) {
+  return compare_nan(a, b) || compare_gt(a, b);
+}
+template <class T>
+bool compare_geu(T a, T b) {
+  return compare_nan(a, b) || compare_ge(a, b);
+}
 
 // ---- conversions
 
 // To an integer, by truncation; out of range gives the nearest, NaN gives 0.
-template <class T, class F> T to_integer(F value) {
+template <class T, class F>
+T to_integer(F value) {
   double x;
-  if constexpr (is_small_float<F>) x = double(float(value));
-  else x = double(value);
+  if constexpr (is_small_float<F>)
+    x = double(float(value));
+  else
+    x = double(value);
   constexpr T least = std::numeric_limits<T>::min(), greatest = std::numeric_limits<T>::max();
   return x != x ? T(0) : x <= double(least) ? least : x >= double(greatest) ? greatest : T(x);
 }
-template <class To, class From> To convert(From x) {
-  if constexpr (is_small_float<From> && !std::is_same_v<To, double>) return To(float(x));
-  else if constexpr (is_small_float<From>) return double(float(x));
-  else if constexpr (is_small_float<To> && std::is_integral_v<From>) return To(double(x));
-  else return To(x);
+template <class To, class From>
+To convert(From x) {
+  if constexpr (is_small_float<From> && !std::is_same_v<To, double>)
+    return To(float(x));
+  else if constexpr (is_small_float<From>)
+    return double(float(x));
+  else if constexpr (is_small_float<To> && std::is_integral_v<From>)
+    return To(double(x));
+  else
+    return To(x);
 }
 
 // ---- bits
@@ -170,7 +287,8 @@ inline uint32_t funnel_left(uint32_t low, uint32_t high, uint32_t n, bool clamp)
 inline uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t n, bool clamp) {
   return uint32_t((uint64_t(high) << 32 | low) >> funnel_count(n, clamp));
 }
-template <class T> T extract_bits(T a, uint32_t position, uint32_t length) {
+template <class T>
+T extract_bits(T a, uint32_t position, uint32_t length) {
   constexpr uint32_t width = sizeof(T) * 8;
   position &= 255, length &= 255;
   if (length == 0) return 0;
@@ -180,7 +298,8 @@ template <class T> T extract_bits(T a, uint32_t position, uint32_t length) {
   if (std::is_signed_v<T> && kept && (value >> (kept - 1) & 1)) value |= ~0ull << (kept - 1);
   return T(value);
 }
-template <class U> U insert_bits(U source, U into, uint32_t position, uint32_t length) {
+template <class U>
+U insert_bits(U source, U into, uint32_t position, uint32_t length) {
   constexpr uint32_t width = sizeof(U) * 8;
   if (position >= width || length == 0) return into;
   length = ::min(length, width - position);
@@ -206,7 +325,8 @@ inline uint32_t logic3(uint32_t a, uint32_t b, uint32_t c, unsigned table) {
 }
 inline uint32_t leading_zeros(uint32_t x) { return x ? uint32_t(__builtin_clz(x)) : 32; }
 inline uint32_t leading_zeros(uint64_t x) { return x ? uint32_t(__builtin_clzll(x)) : 64; }
-template <class T> uint32_t find_leading(T x, bool shift_amount) {
+template <class T>
+uint32_t find_leading(T x, bool shift_amount) {
   if (std::is_signed_v<T> && x < 0) x = T(~x);
   const uint64_t value = std::make_unsigned_t<T>(x);
   if (value == 0) return ~0u;
@@ -224,30 +344,40 @@ inline uint32_t shuffle(char mode, uint32_t value, uint32_t b, uint32_t c, uint3
   const int first = lane & segment_mask, bound = first | (clamp & ~segment_mask);
   int source;
   switch (mode) {
-    case 'u': source = lane - offset, in_segment = source >= bound; break;
-    case 'd': source = lane + offset, in_segment = source <= bound; break;
-    case 'b': source = lane ^ offset, in_segment = source <= bound; break;
-    default: source = first | (offset & ~segment_mask), in_segment = source <= bound;
+    case 'u':
+      source = lane - offset, in_segment = source >= bound;
+      break;
+    case 'd':
+      source = lane + offset, in_segment = source <= bound;
+      break;
+    case 'b':
+      source = lane ^ offset, in_segment = source <= bound;
+      break;
+    default:
+      source = first | (offset & ~segment_mask), in_segment = source <= bound;
   }
   return cuda_on_cpu::shuffle(mask, value, source, in_segment);
 }
 
-#define CUDA_ON_CPU_ATOMIC(name, expression)                                                              \
-  template <class T> T atomic_##name(unsigned char* address, T value, const void* site) {                 \
+#define CUDA_ON_CPU_ATOMIC(name, expression)                                                                   \
+  template <class T>                                                                                           \
+  T atomic_##name(unsigned char* address, T value, const void* site) {                                         \
     return read_modify_write(reinterpret_cast<T*>(address), [value](T old) -> T { return expression; }, site); \
   }
 CUDA_ON_CPU_ATOMIC(add, add(old, value))
 CUDA_ON_CPU_ATOMIC(min, minimum(old, value))
 CUDA_ON_CPU_ATOMIC(max, maximum(old, value))
-CUDA_ON_CPU_ATOMIC(and, T(old & value))
+CUDA_ON_CPU_ATOMIC(and, T(old& value))
 CUDA_ON_CPU_ATOMIC(or, T(old | value))
 CUDA_ON_CPU_ATOMIC(xor, T(old ^ value))
 CUDA_ON_CPU_ATOMIC(exch, (static_cast<void>(old), value))
 CUDA_ON_CPU_ATOMIC(inc, old >= value ? T(0) : T(old + 1))
 CUDA_ON_CPU_ATOMIC(dec, (old == 0 || old > value) ? value : T(old - 1))
 #undef CUDA_ON_CPU_ATOMIC
-template <class T> T atomic_cas(unsigned char* address, T expected, T value, const void* site) {
-  return read_modify_write(reinterpret_cast<T*>(address), [=](T old) -> T { return old == expected ? value : old; }, site);
+template <class T>
+T atomic_cas(unsigned char* address, T expected, T value, const void* site) {
+  return read_modify_write(
+      reinterpret_cast<T*>(address), [=](T old) -> T { return old == expected ? value : old; }, site);
 }
 
 // Registers of 32 bits each; d = a * b + c.

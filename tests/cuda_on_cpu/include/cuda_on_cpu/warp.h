@@ -28,7 +28,8 @@ CUDA_ON_CPU_OPAQUE T shuffle(unsigned mask, T value, int source_lane, bool in_se
   const LaneValues lanes = warp_exchange(mask, WarpOp::Exchange, &value, sizeof(T));
   if (!in_segment) return value;
   if (!(lanes.present >> source_lane & 1))
-    trap(mask >> source_lane & 1 ? "shuffle reads a lane that has exited" : "shuffle reads a lane that is not in its mask");
+    trap(mask >> source_lane & 1 ? "shuffle reads a lane that has exited"
+                                 : "shuffle reads a lane that is not in its mask");
   return lanes.get<T>(source_lane);
 }
 
@@ -50,9 +51,7 @@ CUDA_ON_CPU_OPAQUE T reduce(unsigned mask, T value, Combine combine) {
 
 // A barrier is known by its place in the source: compilers duplicate calls, so that a return address would not do.
 #define CUDA_ON_CPU_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-inline void __syncthreads(CUDA_ON_CPU_PLACE) {
-  cuda_on_cpu::barrier(cuda_on_cpu::BarrierKind::Plain, 0, file, line);
-}
+inline void __syncthreads(CUDA_ON_CPU_PLACE) { cuda_on_cpu::barrier(cuda_on_cpu::BarrierKind::Plain, 0, file, line); }
 inline int __syncthreads_or(int predicate, CUDA_ON_CPU_PLACE) {
   return cuda_on_cpu::barrier(cuda_on_cpu::BarrierKind::Or, predicate, file, line);
 }
@@ -64,9 +63,7 @@ inline int __syncthreads_count(int predicate, CUDA_ON_CPU_PLACE) {
 }
 #undef CUDA_ON_CPU_PLACE
 
-inline void __syncwarp(unsigned mask = ~0u) {
-  cuda_on_cpu::warp_exchange(mask, cuda_on_cpu::WarpOp::Sync, nullptr, 0);
-}
+inline void __syncwarp(unsigned mask = ~0u) { cuda_on_cpu::warp_exchange(mask, cuda_on_cpu::WarpOp::Sync, nullptr, 0); }
 inline unsigned __activemask() { return cuda_on_cpu::active_mask(); }
 
 CUDA_ON_CPU_OPAQUE inline unsigned __ballot_sync(unsigned mask, int predicate) {
@@ -112,16 +109,16 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32) {
   return cuda_on_cpu::shuffle(mask, value, source, source < (lane & ~(width - 1)) + width);
 }
 
-#define CUDA_ON_CPU_REDUCE(name, expression)                                              \
-  template <class T>                                                                      \
-  T name(unsigned mask, T value) {                                                        \
-    static_assert(std::is_integral<T>::value, #name " takes integers");                   \
-    return cuda_on_cpu::reduce(mask, value, [](T a, T b) -> T { return expression; });    \
+#define CUDA_ON_CPU_REDUCE(name, expression)                                           \
+  template <class T>                                                                   \
+  T name(unsigned mask, T value) {                                                     \
+    static_assert(std::is_integral<T>::value, #name " takes integers");                \
+    return cuda_on_cpu::reduce(mask, value, [](T a, T b) -> T { return expression; }); \
   }
 CUDA_ON_CPU_REDUCE(__reduce_add_sync, T(a + b))
 CUDA_ON_CPU_REDUCE(__reduce_max_sync, a > b ? a : b)
 CUDA_ON_CPU_REDUCE(__reduce_min_sync, a < b ? a : b)
-CUDA_ON_CPU_REDUCE(__reduce_and_sync, T(a & b))
+CUDA_ON_CPU_REDUCE(__reduce_and_sync, T(a& b))
 CUDA_ON_CPU_REDUCE(__reduce_or_sync, T(a | b))
 CUDA_ON_CPU_REDUCE(__reduce_xor_sync, T(a ^ b))
 #undef CUDA_ON_CPU_REDUCE

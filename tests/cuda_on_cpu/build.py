@@ -75,7 +75,7 @@ def nvcc() -> str | None:
 
 @functools.lru_cache
 def cuda_include_dir() -> Path | None:
-    """The toolkit's headers, or those of the PyPI packages that a CUDA build of torch brings."""
+    """The toolkit's headers, or those of PyPI packages (a CUDA build of torch brings the first of the three)."""
     candidates = [Path(os.environ[v]) / "include" for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
     if compiler := nvcc():
         candidates.append(Path(compiler).resolve().parent.parent / "include")
@@ -87,7 +87,12 @@ def cuda_include_dir() -> Path | None:
     for entry in sys.path:
         candidates += [Path(entry) / "nvidia" / d / "include" for d in ("cu13", "cuda_runtime", "cu12")]
     needed = ("cuda_runtime_api.h", "cuda_fp16.h", "cuda_bf16.h", "crt/host_defines.h")
-    return next((c for c in candidates if all((c / header).exists() for header in needed)), None)
+
+    def complete(include: Path) -> bool:
+        cccl = (include / "nv/target").exists() or (include / "cccl/nv/target").exists()
+        return cccl and all((include / header).exists() for header in needed)
+
+    return next((c for c in candidates if complete(c)), None)
 
 
 def compiler() -> str:
@@ -105,7 +110,7 @@ def why_unavailable(mode: str = "check") -> str | None:
     if cuda_include_dir() is None:
         return (
             "the CUDA emulator needs the CUDA headers: neither a toolkit (CUDA_HOME or nvcc on the PATH) nor the "
-            "packages nvidia-cuda-runtime and nvidia-cuda-crt were found"
+            "packages nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-cuda-cccl were found"
         )
     if mode == "ptx" and nvcc() is None:
         return "the ptx mode of the CUDA emulator needs nvcc"

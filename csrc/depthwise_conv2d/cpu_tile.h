@@ -62,6 +62,7 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
       keep_address(in);
       FASTCONV_UNROLL
       for (int kx = 0; kx < K; ++kx) {
+        if (K > 3) keep_address(weight);  // 9 broadcast taps fit in registers, more would only be spilled
         const source_t* column = in + (kx % S) * (S > 1 ? a.sub_pitch : 0) + kx / S;
         FASTCONV_UNROLL
         for (int t = 0; t < T; ++t) {

@@ -23,10 +23,7 @@ struct WeightGradArguments {
 template <class acc_t, int KY, int KX>
 void weight_grad_tile(const WeightGradArguments<acc_t>& a) {
   constexpr int lanes = kLanes<acc_t>;
-  Vec<acc_t> acc[KY][KX];
-  FASTCONV_UNROLL
-  for (int ky = 0; ky < KY; ++ky) FASTCONV_UNROLL
-  for (int kx = 0; kx < KX; ++kx) acc[ky][kx] = load(a.sums + (ky * a.sums_step + kx) * lanes);
+  Vec<acc_t> acc[KY][KX] = {};  // of this call alone: shorter sums round less
   const acc_t* tap_x[KX];
   if (a.stride_h == 1) {  // input row i meets gradient row i - ky * dilation
     for (int64_t i = 0; i < a.rows + (KY - 1) * a.dilation_h; ++i) {
@@ -61,7 +58,10 @@ void weight_grad_tile(const WeightGradArguments<acc_t>& a) {
   }
   FASTCONV_UNROLL
   for (int ky = 0; ky < KY; ++ky) FASTCONV_UNROLL
-  for (int kx = 0; kx < KX; ++kx) store(a.sums + (ky * a.sums_step + kx) * lanes, acc[ky][kx]);
+  for (int kx = 0; kx < KX; ++kx) {
+    acc_t* sum = a.sums + (ky * a.sums_step + kx) * lanes;
+    store(sum, load(sum) + acc[ky][kx]);
+  }
 }
 
 template <class acc_t, int KY>
@@ -84,29 +84,9 @@ inline void weight_grad_tile(const WeightGradArguments<acc_t>& a, int64_t ky, in
   weight_grad_tile<acc_t, 1>(a, kx);
 }
 
-// The definition, for one kernel tap: where a sum came out as NaN. Tiles also multiply padding zeros with real input,
-// which makes NaN of an infinity that this tap may not even see.
-template <class scalar_t>
-inline acc_type<scalar_t> weight_grad_by_definition(const Params& p, int64_t channel, int64_t ky, int64_t kx) {
-  acc_type<scalar_t> sum = 0;
-  for (int64_t n = 0; n < p.batch; ++n)
-    for (int64_t oy = 0; oy < p.out_height; ++oy)
-      for (int64_t ox = 0; ox < p.out_width; ++ox) {
-        const int64_t y = oy * p.stride_h + ky * p.dilation_h - p.padding_h;
-        const int64_t x = ox * p.stride_w + kx * p.dilation_w - p.padding_w;
-        if (y < 0 || y >= p.height || x < 0 || x >= p.width) continue;
-        const scalar_t* input = static_cast<const scalar_t*>(p.input.data);
-        const scalar_t* grad = static_cast<const scalar_t*>(p.output.data);
-        sum += to_float(input[n * p.input.stride_n + channel / p.multiplier * p.input.stride_c + y * p.input.stride_h +
-                              x * p.input.stride_w]) *
-               to_float(grad[n * p.output.stride_n + channel * p.output.stride_c + oy * p.output.stride_h +
-                             ox * p.output.stride_w]);
-      }
-  return sum;
-}
-
 template <class scalar_t, bool kLaneChannels>
-void weight_grad_range(const Params& p, int64_t begin, int64_t end) {
+void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_t>* partial_sums, int64_t begin,
+                        int64_t end) {
   using acc_t = acc_type<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   const Correlation c = forward_correlation(p);  // how the input is packed
@@ -139,10 +119,11 @@ void weight_grad_range(const Params& p, int64_t begin, int64_t end) {
   const RowFormat grad_format{grad_pitch, grad_pitch};
 
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t channel = kLaneChannels ? item * L : item;
+    const int64_t part = item % split.parts, unit = item / split.parts;
+    const int64_t channel = kLaneChannels ? unit * L : unit;
     const int64_t live = !kLaneChannels ? 1 : p.out_channels() - channel < L ? p.out_channels() - channel : L;
     fill_zero(sums, sums + taps * L);
-    for (int64_t n = 0; n < p.batch; ++n)
+    for (int64_t n = p.batch * part / split.parts; n < p.batch * (part + 1) / split.parts; ++n)
       for (int64_t first = 0; first < p.out_height; first += strip) {
         const int64_t rows = first + strip < p.out_height ? strip : p.out_height - first;
         const int64_t x_needed = (rows - 1) * p.stride_h + c.y.span;
@@ -188,41 +169,10 @@ void weight_grad_range(const Params& p, int64_t begin, int64_t end) {
           ky += tile_h;
         }
       }
-    scalar_t* grad_weight = static_cast<scalar_t*>(p.weight) + channel * taps;
+    acc_t* result = partial_sums + (part * p.out_channels() + channel) * taps;
     for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t lane = 0; lane < live; ++lane) {
-        acc_t sum = kLaneChannels ? sums[tap * L + lane] : sum_lanes<acc_t>(load(sums + tap * L));
-        if (sum != sum)
-          sum = weight_grad_by_definition<scalar_t>(p, channel + lane, tap / p.kernel_w, tap % p.kernel_w);
-        grad_weight[lane * taps + tap] = from_float<scalar_t>(sum);
-      }
-  }
-}
-
-inline int64_t weight_grad_items(const Params& p) {
-  if (p.layout == Layout::nchw) return p.out_channels();
-  const int64_t lanes = p.dtype == ElementType::f64 ? kLanes<double> : kLanes<float>;
-  return (p.out_channels() + lanes - 1) / lanes;
-}
-
-template <class scalar_t>
-inline void weight_grad_layout(const Params& p, int64_t begin, int64_t end) {
-  if (p.layout == Layout::nchw)
-    weight_grad_range<scalar_t, false>(p, begin, end);
-  else
-    weight_grad_range<scalar_t, true>(p, begin, end);
-}
-
-inline void weight_grad(const Params& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case ElementType::f32:
-      return weight_grad_layout<float>(p, begin, end);
-    case ElementType::f64:
-      return weight_grad_layout<double>(p, begin, end);
-    case ElementType::bf16:
-      return weight_grad_layout<bf16>(p, begin, end);
-    case ElementType::f16:
-      return weight_grad_layout<f16>(p, begin, end);
+      for (int64_t lane = 0; lane < live; ++lane)
+        result[lane * taps + tap] = kLaneChannels ? sums[tap * L + lane] : sum_lanes<acc_t>(load(sums + tap * L));
   }
 }
 

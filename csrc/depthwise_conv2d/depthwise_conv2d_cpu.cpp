@@ -67,11 +67,55 @@ void correlate(const Correlation& c) {
 
 void run_forward(const Params& p) { correlate(forward_correlation(p)); }
 void run_input_grad(const Params& p) { correlate(input_grad_correlation(p)); }
-void run_weight_grad(const Params& p) {
+
+// The definition, for one kernel tap: where a sum came out as NaN. Kernels also multiply padding zeros with real
+// values, which makes NaN of an infinity that this tap may not even see.
+template <class scalar_t>
+acc_type<scalar_t> weight_grad_by_definition(const Params& p, int64_t channel, int64_t ky, int64_t kx) {
+  const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + channel / p.multiplier * p.input.stride_c;
+  const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + channel * p.output.stride_c;
+  acc_type<scalar_t> sum = 0;
+  for (int64_t n = 0; n < p.batch; ++n)
+    for (int64_t oy = 0; oy < p.out_height; ++oy)
+      for (int64_t ox = 0; ox < p.out_width; ++ox) {
+        const int64_t y = oy * p.stride_h + ky * p.dilation_h - p.padding_h;
+        const int64_t x = ox * p.stride_w + kx * p.dilation_w - p.padding_w;
+        if (y < 0 || y >= p.height || x < 0 || x >= p.width) continue;
+        sum += to_float(input[n * p.input.stride_n + y * p.input.stride_h + x * p.input.stride_w]) *
+               to_float(grad[n * p.output.stride_n + oy * p.output.stride_h + ox * p.output.stride_w]);
+      }
+  return sum;
+}
+
+template <class scalar_t>
+void run_weight_grad_of(const Params& p) {
+  using acc_t = acc_type<scalar_t>;
   const Kernels& k = kernels();
-  const int64_t items = k.weight_grad_items(p);
+  const WeightGradSplit split = k.weight_grad_split(p, threads());
+  const int64_t items = split.units * split.parts, taps = p.kernel_h * p.kernel_w, count = p.out_channels() * taps;
+  std::vector<acc_t> sums(split.parts * count);
   torch::stable::parallel_for(0, items, grain(p, items),
-                              [&](int64_t begin, int64_t end) { k.weight_grad(p, begin, end); });
+                              [&](int64_t begin, int64_t end) { k.weight_grad(p, split, sums.data(), begin, end); });
+  scalar_t* grad_weight = static_cast<scalar_t*>(p.weight);
+  for (int64_t i = 0; i < count; ++i) {
+    acc_t sum = sums[i];
+    for (int64_t part = 1; part < split.parts; ++part) sum += sums[part * count + i];
+    if (sum != sum) sum = weight_grad_by_definition<scalar_t>(p, i / taps, i % taps / p.kernel_w, i % p.kernel_w);
+    grad_weight[i] = from_float<scalar_t>(sum);
+  }
+}
+
+void run_weight_grad(const Params& p) {
+  switch (p.dtype) {
+    case ElementType::f32:
+      return run_weight_grad_of<float>(p);
+    case ElementType::f64:
+      return run_weight_grad_of<double>(p);
+    case ElementType::bf16:
+      return run_weight_grad_of<bf16>(p);
+    case ElementType::f16:
+      return run_weight_grad_of<f16>(p);
+  }
 }
 
 Tensor forward_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,

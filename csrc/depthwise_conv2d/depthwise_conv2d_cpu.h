@@ -56,11 +56,17 @@ struct Split {
   int64_t rows, items;
 };
 
+// The weight gradient in items: `units` groups of channels, each times `parts` parts of the batch. An item writes the
+// sums of its part, float or double [parts, out_channels, kernel_h, kernel_w], which are added in order.
+struct WeightGradSplit {
+  int64_t units, parts;
+};
+
 struct Kernels {
   Split (*split)(const Correlation&, int64_t threads);
   void (*correlate)(const Correlation&, Split split, int64_t begin, int64_t end);
-  int64_t (*weight_grad_items)(const Params&);
-  void (*weight_grad)(const Params&, int64_t begin, int64_t end);
+  WeightGradSplit (*weight_grad_split)(const Params&, int64_t threads);
+  void (*weight_grad)(const Params&, WeightGradSplit split, void* partial_sums, int64_t begin, int64_t end);
 };
 
 namespace avx512 {

@@ -27,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -165,6 +166,15 @@ def _run(command: list[str]) -> None:
         print(result.stderr, file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _locked(path: Path):
+    """Test processes that run side by side build each object once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class _Object:
     """One object file: made by ``make(output, depfiles)``, kept while command and dependencies are the same."""
 
@@ -186,16 +196,24 @@ class _Object:
     def build(self) -> Path:
         if (existing := self.current()) is not None:
             return existing
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.manifest.with_suffix(".lock")):
+            return self.current() or self._build()
+
+    def _build(self) -> Path:
+        started = time.time()
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             output = Path(temporary) / "out.o"
             dependencies = sorted(set(self.make(output, Path(temporary))))
             hashes = {d: _file_digest(d) for d in dependencies if not d.startswith(temporary)}
             path = self.folder / f"{self.stem}-{_digest(self.key, json.dumps(hashes))}.o"
-            for old in self.folder.glob(f"{self.stem}-{self.key}.o"):
-                old.unlink()
             os.replace(output, path)
-        self.manifest.write_text(json.dumps({"object": path.name, "dependencies": hashes}))
+        with contextlib.suppress(OSError, ValueError):
+            old = self.folder / json.loads(self.manifest.read_text())["object"]
+            if old != path:
+                old.unlink()
+        # What was edited while the compiler ran may not be what it read: such an object is not used again.
+        if all(os.stat(d).st_mtime < started for d in hashes):
+            self.manifest.write_text(json.dumps({"object": path.name, "dependencies": hashes}))
         return path
 
 
@@ -249,15 +267,6 @@ def _link(output_folder: Path, name: str, objects: list[Path], libraries: list[s
     return path
 
 
-@contextlib.contextmanager
-def _lock():
-    """Test processes that run side by side build once."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 # ---- what is built
 
 
@@ -271,8 +280,7 @@ def _runtime_library() -> Path:
 def build_runtime() -> Path:
     """The scheduler, the checker and the counters: one library for all modes."""
     _require("fast")
-    with _lock():
-        return _runtime_library()
+    return _runtime_library()
 
 
 def build(
@@ -299,24 +307,21 @@ def build(
     kernel_flags = [*COMMON_FLAGS, *KERNEL_FLAGS[mode], *_cuda_include_flags(), *extra]
     if optimize:
         kernel_flags.append(optimize)
-    with _lock():
-        runtime = _runtime_library()
-        sources = [Path(s).resolve() for s in cuda_sources]
-        objects = [_cpp_object(folder, s, kernel_flags) for s in sources]
-        if mode == "ptx":
-            nvcc_flags = ["-std=c++17", f"-arch={arch}", *extra]
-            objects += [
-                _translated_object(folder, s, nvcc_flags, [*COMMON_FLAGS, *_cuda_include_flags()]) for s in sources
-            ]
-        host_link_flags: list[str] = []
-        kernel_count = len(objects)
-        if host_sources:
-            torch_compile_flags, host_link_flags = torch_flags()
-            host_flags = [*COMMON_FLAGS, "-O1", "-DFASTCONV_DEVICE_KEY=CPU", *_cuda_include_flags(), *extra]
-            host_flags += torch_compile_flags
-            objects += [_cpp_object(CACHE / "host", Path(s).resolve(), host_flags) for s in host_sources]
-        built = _build_objects(objects)
-        kernels = _link(folder, f"{name}_kernels", built[:kernel_count], [str(runtime)])
-        if not host_sources:
-            return kernels
-        return _link(folder, name, built[kernel_count:], [str(kernels), str(runtime), *host_link_flags])
+    runtime = _runtime_library()
+    sources = [Path(s).resolve() for s in cuda_sources]
+    objects = [_cpp_object(folder, s, kernel_flags) for s in sources]
+    if mode == "ptx":
+        nvcc_flags = ["-std=c++17", f"-arch={arch}", *extra]
+        objects += [_translated_object(folder, s, nvcc_flags, [*COMMON_FLAGS, *_cuda_include_flags()]) for s in sources]
+    host_link_flags: list[str] = []
+    kernel_count = len(objects)
+    if host_sources:
+        torch_compile_flags, host_link_flags = torch_flags()
+        host_flags = [*COMMON_FLAGS, "-O1", "-DFASTCONV_DEVICE_KEY=CPU", *_cuda_include_flags(), *extra]
+        host_flags += torch_compile_flags
+        objects += [_cpp_object(CACHE / "host", Path(s).resolve(), host_flags) for s in host_sources]
+    built = _build_objects(objects)
+    kernels = _link(folder, f"{name}_kernels", built[:kernel_count], [str(runtime)])
+    if not host_sources:
+        return kernels
+    return _link(folder, name, built[kernel_count:], [str(kernels), str(runtime), *host_link_flags])

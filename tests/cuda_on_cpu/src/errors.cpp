@@ -28,6 +28,13 @@ void report_error(const char* format, ...) {
 
 void reset_errors() { errors.clear(); }
 
+const char* with_latest_error(const char* text) {
+  static std::string result;
+  result = text;
+  if (!errors.empty()) result += ": " + errors.back().first;
+  return result.c_str();
+}
+
 }  // namespace cuda_on_cpu
 
 using cuda_on_cpu::errors;

@@ -5,6 +5,7 @@
 
 namespace cuda_on_cpu {
 extern cudaError_t last_error;
+const char* with_latest_error(const char* text);  // so that an exception says what was wrong
 cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
 }  // namespace cuda_on_cpu
 
@@ -62,7 +63,9 @@ inline const char* cudaGetErrorName(cudaError_t error) {
       return "another CUDA error";
   }
 }
-inline const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return cuda_on_cpu::with_latest_error(cudaGetErrorName(error));
+}
 
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   return cuda_on_cpu::set_kernel_attribute(kernel, attribute, value);

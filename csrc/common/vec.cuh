@@ -38,18 +38,18 @@ template <class scalar_t>
 constexpr int kVec = 16 / int(sizeof(scalar_t));
 
 // 16 bytes -> accumulators. bfloat16 is the upper half of a float: one shift or mask each.
-__device__ __forceinline__ void unpack(const uint4& raw, float (&values)[4], float) {
+__device__ __forceinline__ void unpack(uint4 raw, float (&values)[4], float) {
   const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
   UNROLL for (int i = 0; i < 4; ++i) values[i] = __uint_as_float(words[i]);
 }
-__device__ __forceinline__ void unpack(const uint4& raw, float (&values)[8], __nv_bfloat16) {
+__device__ __forceinline__ void unpack(uint4 raw, float (&values)[8], __nv_bfloat16) {
   const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
   UNROLL for (int i = 0; i < 4; ++i) {
     values[2 * i] = __uint_as_float(words[i] << 16);
     values[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
   }
 }
-__device__ __forceinline__ void unpack(const uint4& raw, float (&values)[8], __half) {
+__device__ __forceinline__ void unpack(uint4 raw, float (&values)[8], __half) {
   const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
   UNROLL for (int i = 0; i < 4; ++i) {
     __half_raw low, high;
@@ -80,7 +80,8 @@ __device__ __forceinline__ uint4 pack(const float (&values)[8], scalar_t kind) {
 
 template <class scalar_t>
 __device__ __forceinline__ void load_vec(const scalar_t* address, float (&values)[kVec<scalar_t>]) {
-  unpack(*reinterpret_cast<const uint4*>(address), values, scalar_t());
+  const uint4 raw = *reinterpret_cast<const uint4*>(address);
+  unpack(raw, values, scalar_t());
 }
 template <class scalar_t>
 __device__ __forceinline__ void store_vec(scalar_t* address, const float (&values)[kVec<scalar_t>]) {

@@ -24,34 +24,35 @@ __device__ __forceinline__ ChannelBlock channel_block(const ChannelTile& tile, i
   return block;
 }
 
+// Elements from one tap of staged weights to the next. The four odd ones spread the taps of a channel, which neighbouring
+// threads write, over the banks.
+template <class scalar_t>
+__device__ __forceinline__ int weight_pitch(int lanes) {
+  return lanes * kVec<scalar_t> + 4;
+}
+
 // Weights of `count` taps from `first_tap` on, of the block's channels, as float [tap][quarter][lane][4]: one lane's
 // channels are quarters of 16 bytes, and the lanes of a quarter lie side by side, so a load meets no bank twice.
-// `taps` are those of a channel in memory. Neighbouring threads take neighbouring channels: strided in global memory,
-// where the L1 serves the next taps, and free of bank conflicts here.
+// `taps` are those of a channel in memory, where neighbouring threads read neighbouring ones.
 template <class scalar_t>
 __device__ __forceinline__ void stage_weights(float* target, const scalar_t* weight, int first_channel, int channels,
                                               int taps, int first_tap, int count, const ChannelTile& tile) {
-  const int width = kVec<scalar_t> * tile.lanes;  // a power of two
-  const int i = threadIdx.x & (width - 1), tap_step = max(1, int(blockDim.x) / width);
-  for (int c = i; c < width; c += blockDim.x) {
-    const int lane = (c / 4) & (tile.lanes - 1), quarter = c / (4 * tile.lanes);
-    const int channel = first_channel + lane * kVec<scalar_t> + quarter * 4 + c % 4;
-    for (int t = threadIdx.x / width; t < count; t += tap_step) {
-      const int tap = first_tap + t;
-      target[t * width + c] =
-          channel < channels ? to_acc(weight[channel * taps + (tile.flip ? taps - 1 - tap : tap)]) : 0.f;
-    }
-  }
+  const int pitch = weight_pitch<scalar_t>(tile.lanes);
+  for_each_item(1, tile.lanes * kVec<scalar_t>, count, [&](int, int c, int t) {
+    const int channel = first_channel + c, lane = c / kVec<scalar_t>, v = c % kVec<scalar_t>, tap = first_tap + t;
+    target[t * pitch + (v / 4 * tile.lanes + lane) * 4 + v % 4] =
+        channel < channels ? to_acc(weight[channel * taps + (tile.flip ? taps - 1 - tap : tap)]) : 0.f;
+  });
 }
 
 // This lane's channels of tap `tap`; `weight` was made by stage_weights.
 template <class scalar_t>
 __device__ __forceinline__ void load_weights(const float* weight, int tap, int lanes,
                                              float (&values)[kVec<scalar_t>]) {
-  constexpr int kQuarters = kVec<scalar_t> / 4;
   const int lane = threadIdx.x & (lanes - 1);
-  UNROLL for (int q = 0; q < kQuarters; ++q) {
-    const float4 w = *reinterpret_cast<const float4*>(weight + ((tap * kQuarters + q) * lanes + lane) * 4);
+  UNROLL for (int q = 0; q < kVec<scalar_t> / 4; ++q) {
+    const float* address = weight + tap * weight_pitch<scalar_t>(lanes) + (q * lanes + lane) * 4;
+    const float4 w = *reinterpret_cast<const float4*>(address);
     values[4 * q] = w.x, values[4 * q + 1] = w.y, values[4 * q + 2] = w.z, values[4 * q + 3] = w.w;
   }
 }

@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kTileThreads, kChannelsLastColumns<kSize, kStr
           const int y = y0 + ky;
           if (unsigned(y) < unsigned(height))
             accumulate_row<scalar_t, kSize, kStride, kColumns>(input + (y * in_h + x0 * in_w), in_w, x0, width,
-                                                              weight_rows + ky * kSize * tile.lanes * kWidth,
+                                                              weight_rows + ky * kSize * weight_pitch<scalar_t>(tile.lanes),
                                                               tile.lanes, sums);
         }
       }

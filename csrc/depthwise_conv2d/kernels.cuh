@@ -1,5 +1,5 @@
-// What the .cu files of depthwise_conv2d share: run-time type -> template argument, and the
-// index arithmetic of the generic kernels.
+// What the .cu files of depthwise_conv2d share: run-time type -> template argument, and index
+// arithmetic.
 #pragma once
 #include "common/kernel.cuh"
 #include "common/vec.cuh"
@@ -77,6 +77,25 @@ __device__ __forceinline__ Range<index_t> steps_inside(index_t first, index_t st
   range.begin = first < 0 ? ceil_div<index_t>(-first, step) : index_t(0);
   range.end = first < size ? min(count, ceil_div<index_t>(size - first, step)) : index_t(0);
   return range;
+}
+
+// Calls f(plane, row, column) for this thread's share of planes x rows x columns, neighbouring threads taking
+// neighbouring columns. Divides only to find the first place and the step.
+template <class F>
+__device__ __forceinline__ void for_each_item(int planes, int rows, int columns, F f) {
+  const int threads = blockDim.x, row_step_all = threads / columns;
+  const int column_step = threads % columns, row_step = row_step_all % rows, plane_step = row_step_all / rows;
+  const int first_row = threadIdx.x / columns;
+  int column = threadIdx.x % columns, row = first_row % rows, plane = first_row / rows;
+  while (plane < planes) {
+    f(plane, row, column);
+    column += column_step;
+    const bool wraps = column >= columns;
+    if (wraps) column -= columns;
+    row += row_step + wraps;
+    plane += plane_step;
+    if (row >= rows) row -= rows, ++plane;
+  }
 }
 
 }  // namespace fastconv::depthwise_conv2d

@@ -31,25 +31,6 @@ __device__ __forceinline__ void load_row(const scalar_t* address, float (&row)[k
   }
 }
 
-// Calls f(plane, row, column) for this thread's share of planes x rows x columns, neighbouring threads taking
-// neighbouring columns. Divides only to find the first place and the step.
-template <class F>
-__device__ __forceinline__ void for_each_item(int planes, int rows, int columns, F f) {
-  const int threads = blockDim.x, row_step_all = threads / columns;
-  const int column_step = threads % columns, row_step = row_step_all % rows, plane_step = row_step_all / rows;
-  const int first_row = threadIdx.x / columns;
-  int column = threadIdx.x % columns, row = first_row % rows, plane = first_row / rows;
-  while (plane < planes) {
-    f(plane, row, column);
-    column += column_step;
-    const bool wraps = column >= columns;
-    if (wraps) column -= columns;
-    row += row_step + wraps;
-    plane += plane_step;
-    if (row >= rows) row -= rows, ++plane;
-  }
-}
-
 // Where a block's planes start in a feature map; -1 past the last plane. `offsets` is in shared memory.
 __device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const FeatureMap& map, int first_plane,
                                                   int planes, int plane_count, int out_channels, int multiplier) {

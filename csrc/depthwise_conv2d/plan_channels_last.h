@@ -54,7 +54,7 @@ inline Plan channels_last_forward_plan(const Params& p, const DeviceFacts& devic
   tile.tiles_y = int(ceil_div(p.out_height, rows));
   tile.rows = int(ceil_div(p.out_height, tile.tiles_y));
   const int taps = plan.kernel_size ? plan.kernel_size * plan.kernel_size : int(p.kernel_w);
-  plan.smem_bytes = taps * tile.lanes * plan.vector_width * 4;
+  plan.smem_bytes = taps * (tile.lanes * plan.vector_width + 4) * 4;
   if (plan.smem_bytes > device.smem_per_block) return {};
   plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(tile.rows * tile.strips_x * tile.lanes, 32) * 32));
   plan.grid = unsigned(p.batch * tile.channel_blocks * tile.tiles_y * tile.tiles_x);
@@ -72,8 +72,12 @@ inline Plan channels_last_weight_grad_plan(const Params& p, const DeviceFacts& d
   shape.lanes = channel_lanes(groups);
   shape.channel_blocks = int(ceil_div(groups, shape.lanes));
   shape.row_lanes = kTileThreads / (shape.lanes * plan.kernel_size);
-  // Enough blocks to fill the GPU four times over, each with a row for every thread at least.
-  const int64_t wanted = ceil_div(4 * device.multiprocessors, shape.channel_blocks);
+  // Enough blocks to fill the GPU four times over, each with a row for every thread at least; but beyond one block a
+  // multiprocessor no more partial sums than a tenth of what must be read.
+  const int64_t tensors = p.batch * (p.height * p.width + p.out_height * p.out_width) * element_size(p.dtype);
+  const int64_t cheap = std::max(tensors / (10 * 4 * p.kernel_h * p.kernel_w),
+                                 ceil_div(device.multiprocessors, shape.channel_blocks));
+  const int64_t wanted = std::min(cheap, ceil_div(4 * device.multiprocessors, shape.channel_blocks));
   const int64_t splits = std::clamp<int64_t>(wanted, 1, ceil_div(rows, shape.row_lanes));
   shape.rows_per_split = int(ceil_div(rows, splits));
   plan.splits = int(ceil_div(rows, shape.rows_per_split));

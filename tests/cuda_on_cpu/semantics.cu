@@ -75,6 +75,7 @@ __global__ void copy(const float* in, float* out, int n) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < n) out[i] = in[i];
 }
+__global__ void __launch_bounds__(64) copy_bounded(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x]; }
 __global__ void copy_vectors(const float* in, float* out, int offset) {
   const float4 value = *reinterpret_cast<const float4*>(in + offset + 4 * threadIdx.x);
   *reinterpret_cast<float4*>(out + 4 * threadIdx.x) = value;
@@ -318,6 +319,7 @@ extern "C" int run(const char* name, float* in, float* out, float* extra, int n)
   if (is(name, "barrier_votes")) return go(barrier_votes, 1, 64, 0, out_int, n);
   if (is(name, "barrier_after_exits")) return go(barrier_after_exits, 1, 64, 0, out, n);
   if (is(name, "copy")) return go(copy, 4, 64, 0, in, out, n);
+  if (is(name, "copy_bounded")) return go(copy_bounded, 1, n, 0, in, out);
   if (is(name, "copy_vectors")) return go(copy_vectors, 1, 16, 0, in, out, n);
   if (is(name, "copy_strided")) return go(copy_strided, 1, 32, 0, in, out, n);
   if (is(name, "all_write_one")) return go(all_write_one, 1, 64, 0, out_int);

@@ -100,4 +100,22 @@ inline Plan choose_plan(Direction direction, const Params& p, const DeviceFacts&
   return generic_plan(direction, p, device);
 }
 
+// The plan in words, for people.
+inline std::string describe(const Plan& plan) {
+  auto number = [](int64_t value) { return std::to_string(value); };
+  std::string text;
+  if (plan.kernel == Kernel::generic) {
+    text = "generic kernel, " + number(plan.index_bits) + "-bit indices";
+  } else {
+    text = std::string(plan.kernel == Kernel::nchw ? "nchw" : "channels_last") + " kernel for " +
+           (plan.kernel_size ? "size " + number(plan.kernel_size) : std::string("any size")) + ", stride " +
+           number(plan.stride) + ", loads of " + number(plan.vector_width) + " elements";
+  }
+  text += "; " + number(plan.grid) + " blocks of " + number(plan.block) + " threads, " + number(plan.smem_bytes) +
+          " bytes of shared memory";
+  if (plan.workspace_bytes > 0)
+    text += "; " + number(plan.splits) + " partial sums, " + number(plan.workspace_bytes) + " bytes";
+  return text;
+}
+
 }  // namespace fastconv::depthwise_conv2d

@@ -72,6 +72,8 @@ inline Plan channels_last_weight_grad_plan(const Params& p, const DeviceFacts& d
   shape.lanes = channel_lanes(groups);
   shape.channel_blocks = int(ceil_div(groups, shape.lanes));
   shape.row_lanes = kTileThreads / (shape.lanes * plan.kernel_size);
+  while (shape.row_lanes > 1 && shape.channel_blocks * ceil_div(rows, shape.row_lanes) < device.multiprocessors)
+    shape.row_lanes = (shape.row_lanes + 1) / 2;
   // Enough blocks to fill the GPU four times over, each with a row for every thread at least; but beyond one block a
   // multiprocessor no more partial sums than a tenth of what must be read.
   const int64_t tensors = p.batch * (p.height * p.width + p.out_height * p.out_width) * element_size(p.dtype);

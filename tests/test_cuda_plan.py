@@ -1,0 +1,138 @@
+"""choose_plan of depthwise_conv2d, checked on the CPU: every plan is legal on its GPU, and the kernels that ought to be
+chosen are."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+# Reads one call a line, writes its plan as a line of JSON.
+PROGRAM = r"""
+#include <iostream>
+#include "depthwise_conv2d/depthwise_conv2d_plan.h"
+using namespace fastconv;
+using namespace fastconv::depthwise_conv2d;
+
+static FeatureMap dense(bool last, int64_t c, int64_t h, int64_t w, int64_t misalign) {
+  void* data = reinterpret_cast<void*>(4096 + misalign);
+  if (last) return {data, c * h * w, 1, w * c, c};
+  return {data, c * h * w, h * w, w, 1};
+}
+
+int main() {
+  int direction, dtype, last;
+  int64_t s, pad, dilation, misalign;
+  DeviceFacts device;
+  Params p{};
+  while (std::cin >> direction >> dtype >> last >> p.batch >> p.channels >> p.multiplier >> p.height >> p.width >>
+         p.kernel_h >> p.kernel_w >> s >> pad >> dilation >> misalign >> device.multiprocessors >>
+         device.smem_per_block >> device.smem_per_multiprocessor) {
+    p.dtype = ElementType(dtype), p.layout = last ? Layout::channels_last : Layout::nchw;
+    p.stride_h = p.stride_w = s, p.dilation_h = p.dilation_w = dilation, p.padding_h = p.padding_w = pad;
+    p.out_height = (p.height + 2 * pad - dilation * (p.kernel_h - 1) - 1) / s + 1;
+    p.out_width = (p.width + 2 * pad - dilation * (p.kernel_w - 1) - 1) / s + 1;
+    p.input = dense(last, p.channels, p.height, p.width, misalign);
+    p.output = dense(last, p.out_channels(), p.out_height, p.out_width, 0);
+    const Plan plan = choose_plan(Direction(direction), p, device);
+    const char* kernels[] = {"generic", "nchw", "channels_last"};
+    const TileShape& tile = direction == 2 ? plan.weight_grad_tile.input : plan.tile;
+    std::cout << "{\"kernel\": \"" << kernels[int(plan.kernel)] << "\", \"size\": " << plan.kernel_size
+              << ", \"grid\": " << plan.grid << ", \"block\": " << plan.block << ", \"smem\": " << plan.smem_bytes
+              << ", \"bits\": " << plan.index_bits << ", \"width\": " << plan.vector_width << ", \"planes\": "
+              << tile.planes << ", \"splits\": " << plan.splits << ", \"workspace\": " << plan.workspace_bytes
+              << ", \"text\": \"" << describe(plan) << "\"}" << std::endl;
+  }
+}
+"""
+
+FORWARD, INPUT_GRAD, WEIGHT_GRAD = range(3)
+F32, F64, BF16, F16 = range(4)
+H100 = (132, 227 * 1024, 228 * 1024)
+T4 = (40, 64 * 1024, 64 * 1024)
+RTX_4090 = (128, 99 * 1024, 100 * 1024)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "plan.cpp").write_text(PROGRAM)
+    command = [COMPILER, "-std=c++20", "-O1", "-Wall", "-Werror", f"-I{CSRC}", "plan.cpp", "-o", "plan"]
+    subprocess.run(command, cwd=folder, check=True)
+    with subprocess.Popen([folder / "plan"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(direction, dtype, last, n, c, h, w, k, s=1, pad=None, dilation=1, multiplier=1, misalign=0, gpu=H100):
+            kernel_h, kernel_w = k if isinstance(k, tuple) else (k, k)
+            pad = kernel_h // 2 if pad is None else pad
+            call = (direction, dtype, int(last), n, c, multiplier, h, w, kernel_h, kernel_w, s, pad, dilation, misalign)
+            process.stdin.write(" ".join(map(str, call + gpu)) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("gpu", [H100, T4, RTX_4090], ids=["H100", "T4", "RTX 4090"])
+@pytest.mark.parametrize("direction", [FORWARD, INPUT_GRAD, WEIGHT_GRAD])
+@pytest.mark.parametrize("dtype", [F32, F64, BF16])
+def test_plans_are_legal(plan, direction, dtype, gpu):
+    for last in (False, True):
+        for n, c, h, w in ((1, 1, 1, 1), (1, 3, 5, 1000), (8, 96, 56, 56), (256, 960, 7, 7), (1, 32, 2048, 2048)):
+            for k in (1, 3, 5, 7, 13, 31, (3, 7)):
+                for s in (1, 2, 3):
+                    got = plan(direction, dtype, last, n, c, h, w, k, s, pad=16, gpu=gpu)
+                    assert 0 < got["grid"] < 2**31, got
+                    assert 0 < got["block"] <= 256, got
+                    assert 0 <= got["smem"] <= gpu[1], got
+                    assert 1 <= got["planes"] <= 32, got
+                    assert got["splits"] >= 1 and (direction == WEIGHT_GRAD) == (got["workspace"] > 0), got
+                    if dtype == F64:
+                        assert got["kernel"] == "generic"
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("k", [3, 5, 7])
+@pytest.mark.parametrize("dtype, width", [(F32, 4), (BF16, 8)])
+def test_usual_calls_have_fast_kernels_with_16_byte_loads(plan, last, k, dtype, width):
+    for direction, s in ((FORWARD, 1), (FORWARD, 2), (INPUT_GRAD, 1), (WEIGHT_GRAD, 1), (WEIGHT_GRAD, 2)):
+        got = plan(direction, dtype, last, 8, 96, 64, 64, k, s)
+        assert got["kernel"] == ("channels_last" if last else "nchw") and got["size"] == k and got["width"] == width
+        assert got["grid"] >= 96, f"too few blocks to fill an H100: {got}"
+
+
+def test_what_no_fast_kernel_takes_is_generic(plan):
+    assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, dilation=2)["kernel"] == "generic"
+    assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, s=3)["kernel"] == "generic"
+    assert plan(INPUT_GRAD, F32, False, 2, 8, 32, 32, 3, multiplier=2)["kernel"] == "generic"
+    assert plan(FORWARD, F32, True, 2, 9, 32, 32, 3)["kernel"] == "generic"  # 9 channels are no 16-byte groups
+    assert plan(FORWARD, F32, True, 2, 8, 32, 32, 3, misalign=4)["kernel"] == "generic"
+
+
+def test_copies_are_no_wider_than_the_alignment(plan):
+    assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3)["width"] == 4
+    assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, misalign=8)["width"] == 2
+    assert plan(FORWARD, F32, False, 2, 8, 32, 33, 3)["width"] == 1
+    assert plan(FORWARD, BF16, False, 2, 8, 14, 14, 3)["width"] == 2
+    assert plan(FORWARD, BF16, False, 2, 8, 32, 32, 3, misalign=2)["width"] == 1
+
+
+def test_large_sizes_use_64_bit_indices_in_the_generic_kernel(plan):
+    assert plan(FORWARD, F32, False, 1, 1, 2**16, 2**15 - 1, 3, dilation=2)["bits"] == 32
+    assert plan(FORWARD, F32, False, 1, 1, 2**16, 2**15, 3, dilation=2)["bits"] == 64
+    assert plan(FORWARD, F32, False, 4, 64, 4096, 4096, 3)["kernel"] == "nchw"  # 2^32 elements, planes of 2^24
+
+
+def test_many_planes_are_on_the_first_grid_axis(plan):
+    assert plan(FORWARD, F32, False, 1024, 1024, 64, 64, 3)["grid"] > 65535
+
+
+def test_plans_are_described(plan):
+    text = plan(WEIGHT_GRAD, BF16, True, 8, 96, 56, 56, 3)["text"]
+    assert "channels_last kernel for size 3, stride 1, loads of 8 elements" in text and "partial sums" in text
+    assert "generic kernel, 32-bit indices" in plan(FORWARD, F64, False, 2, 8, 32, 32, 3)["text"]

@@ -29,59 +29,6 @@ __device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, cons
   }
 }
 
-// Any kernel size, stride 1. `weight` [kernel_h, taps] is in shared memory, with tap kx of a row at shift + kx, and is
-// read as broadcasts; the thread's window slides over a row of the tile kTapGroup taps at a time. A tap outside the
-// kernel is skipped and not multiplied by zero: the input there may be infinite.
-template <class scalar_t, int kOutputs>
-__device__ __forceinline__ void accumulate_any_size(const scalar_t* tile, int pitch, const float* weight, int kernel_h,
-                                                    int kernel_w, int shift, int taps, float (&sums)[kOutputs]) {
-  constexpr int kRows = Strip<scalar_t, 1>::kRows, kColumns = Strip<scalar_t, 1>::kColumns, kWidth = kVec<scalar_t>;
-  constexpr int kNewGroups = kTapGroup / kWidth;
-  for (int r = 0; r < kRows - 1 + kernel_h; ++r) {
-    const scalar_t* row = tile + r * pitch;
-    float window[kTapGroup + kWidth];
-    float group[kWidth];
-    load_vec(row, group);
-    UNROLL for (int i = 0; i < kWidth; ++i) window[kTapGroup + i] = group[i];
-    for (int tap = 0; tap < taps; tap += kTapGroup) {
-      UNROLL for (int i = 0; i < kWidth; ++i) window[i] = window[kTapGroup + i];
-      UNROLL for (int g = 0; g < kNewGroups; ++g) {
-        load_vec(row + tap + (g + 1) * kWidth, group);
-        UNROLL for (int i = 0; i < kWidth; ++i) window[(g + 1) * kWidth + i] = group[i];
-      }
-      const int first = shift - tap, last = shift + kernel_w - tap;  // taps [first, last) of this group exist
-      if (first <= 0 && last >= kTapGroup) {
-        UNROLL for (int y = 0; y < kRows; ++y) {
-          if (unsigned(r - y) < unsigned(kernel_h)) {
-            const float4* w4 = reinterpret_cast<const float4*>(weight + (r - y) * taps + tap);
-            UNROLL for (int q = 0; q < kTapGroup / 4; ++q) {
-              const float4 w = w4[q];
-              UNROLL for (int x = 0; x < kColumns; ++x) {
-                float& sum = sums[y * kColumns + x];
-                sum += w.x * window[4 * q + x];
-                sum += w.y * window[4 * q + 1 + x];
-                sum += w.z * window[4 * q + 2 + x];
-                sum += w.w * window[4 * q + 3 + x];
-              }
-            }
-          }
-        }
-      } else {
-        UNROLL for (int t = 0; t < kTapGroup; ++t) {
-          if (t >= first && t < last) {
-            UNROLL for (int y = 0; y < kRows; ++y) {
-              if (unsigned(r - y) < unsigned(kernel_h)) {
-                const float w = weight[(r - y) * taps + tap + t];
-                UNROLL for (int x = 0; x < kColumns; ++x) sums[y * kColumns + x] += w * window[t + x];
-              }
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
 template <class scalar_t, int kSize, int kStride>
 __global__ void __launch_bounds__(kTileThreads)
     depthwise_conv2d_forward_nchw_kernel(const Params p, const TileShape shape) {

@@ -134,4 +134,45 @@ inline Plan nchw_weight_grad_plan(const Params& p, const DeviceFacts& device) {
   return plan;
 }
 
+// The NCHW weight gradient of large kernels: `planes` channels a block. tile.grad says how grad_output is cut.
+inline Plan nchw_large_weight_grad_plan(const Params& p, const DeviceFacts& device) {
+  constexpr int kGradRows = 32, kGradColumns = 32;
+  Plan plan;
+  plan.kernel = Kernel::nchw;
+  const int width = int(16 / element_size(p.dtype));
+  WeightGradTile& tile = plan.weight_grad_tile;
+  TileShape &shape = tile.input, &grad = tile.grad;
+  shape.strips_y = int(ceil_div(p.kernel_h, kStripRows));
+  shape.strips_x = int(ceil_div(p.kernel_w, width));
+  const int strips = shape.strips_y * shape.strips_x;
+  if (strips > kTileThreads) return {};
+  shape.shift = int(((-p.padding_w) % width + width) % width);
+  shape.vector_store = true;  // nothing is stored
+  shape.load_width = load_width(p.input, p.width, p.padding_w + shape.shift, p.dtype);
+  grad.tiles_x = int(ceil_div(p.out_width, kGradColumns));
+  grad.pitch = int(std::min<int64_t>(p.out_width, kGradColumns));
+  Params as_kernel = p;
+  as_kernel.kernel_w = grad.pitch;
+  auto bytes = [&] {
+    as_kernel.kernel_h = grad.tile_rows = int(ceil_div(p.out_height, grad.tiles_y));
+    return measure_tile(shape, as_kernel, kStripRows, width, true);
+  };
+  const int budget = std::min(device.smem_per_block, device.smem_per_multiprocessor / 2);
+  grad.tiles_y = int(ceil_div(p.out_height, kGradRows));
+  while (grad.tiles_y < p.out_height && bytes() > budget / 4) ++grad.tiles_y;
+  shape.planes = int(std::clamp<int64_t>(kTileThreads / strips, 1, std::min<int64_t>(kMaxPlanes, p.out_channels())));
+  while (shape.planes > 1 && bytes() > budget) --shape.planes;
+  plan.smem_bytes = bytes();
+  if (plan.smem_bytes > device.smem_per_block) return {};
+  const int64_t channel_blocks = ceil_div(p.out_channels(), shape.planes);
+  tile.items = int(p.batch) * grad.tiles_y * grad.tiles_x;
+  tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, channel_blocks), 1, tile.items));
+  plan.splits = tile.splits;
+  plan.workspace_bytes = plan.splits * p.out_channels() * p.kernel_h * p.kernel_w * 4;
+  plan.block = unsigned(ceil_div(shape.planes * strips, 32) * 32);
+  plan.grid = unsigned(channel_blocks * plan.splits);
+  plan.vector_width = shape.load_width;
+  return plan;
+}
+
 }  // namespace fastconv::depthwise_conv2d

@@ -127,7 +127,7 @@ cudaError_t launch_weight_grad_nchw(const Params& params, const Plan& plan, void
       case 72:
         return run(depthwise_conv2d_weight_grad_nchw_kernel<scalar_t, 7, 2>);
       default:
-        return cudaErrorInvalidValue;
+        return launch_weight_grad_nchw_large(params, plan, workspace, stream);
     }
   });
 }

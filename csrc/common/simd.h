@@ -183,6 +183,48 @@ FASTCONV_INLINE void prefetch_ahead(const void* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, kForWriting, 3);
 }
 
+// Every second element of `count` pairs: even[i] = source[2 i], odd[i] = source[2 i + 1].
+template <class scalar_t, class acc_t>
+FASTCONV_INLINE void deinterleave(const scalar_t* source, int64_t count, acc_t* even, acc_t* odd) {
+  int64_t i = 0;
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4) {
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+    for (; i + 16 <= count; i += 16) {
+      const __m512 low = (__m512)load(source + 2 * i), high = (__m512)load(source + 2 * i + 16);
+      store(even + i, (Vec<float>)_mm512_permutex2var_ps(low, evens, high));
+      store(odd + i, (Vec<float>)_mm512_permutex2var_ps(low, odds, high));
+    }
+  }
+#endif
+  for (; i < count; ++i) {
+    even[i] = to_float(source[2 * i]);
+    odd[i] = to_float(source[2 * i + 1]);
+  }
+}
+
+// The inverse: target[2 i] = even[i], target[2 i + 1] = odd[i].
+template <class scalar_t, class acc_t>
+FASTCONV_INLINE void interleave(const acc_t* even, const acc_t* odd, int64_t count, scalar_t* target) {
+  int64_t i = 0;
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4) {
+    const __m512i lows = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i highs = _mm512_add_epi32(lows, _mm512_set1_epi32(8));
+    for (; i + 16 <= count; i += 16) {
+      const __m512 e = (__m512)load(even + i), o = (__m512)load(odd + i);
+      store(target + 2 * i, (Vec<float>)_mm512_permutex2var_ps(e, lows, o));
+      store(target + 2 * i + 16, (Vec<float>)_mm512_permutex2var_ps(e, highs, o));
+    }
+  }
+#endif
+  for (; i < count; ++i) {
+    target[2 * i] = from_float<scalar_t>(even[i]);
+    target[2 * i + 1] = from_float<scalar_t>(odd[i]);
+  }
+}
+
 // ---- activations
 
 template <class acc_t>

@@ -51,13 +51,9 @@ inline void store_nchw_row(const Correlation& c, const acc_t* sums, int64_t phas
     }
     return;
   }
-  if (c.x.step == 2) {  // the common case, written so that the compiler interleaves vectors
+  if (c.x.step == 2) {
     const int64_t pairs = c.x.phases[1].count;
-    const acc_t* odd = sums + phase_step;
-    for (int64_t i = 0; i < pairs; ++i) {
-      row[2 * i] = from_float<scalar_t>(sums[i]);
-      row[2 * i + 1] = from_float<scalar_t>(odd[i]);
-    }
+    interleave(sums, sums + phase_step, pairs, row);
     if (c.x.phases[0].count > pairs) row[2 * pairs] = from_float<scalar_t>(sums[pairs]);
     return;
   }
@@ -78,8 +74,11 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
   const int64_t phases_x = c.x.phases.size();
   // Forward of float and double: the kernels lie in memory as the tiles read them.
   const bool in_order = c.sources == 1 && c.y.phases.size() == 1 && phases_x == 1 && c.x.phases[0].k_step == 1;
+  const bool stores_directly =
+      sizeof(scalar_t) == sizeof(acc_t) && c.activation == Activation::none && c.y.phases.size() == 1 && phases_x == 1;
   // Columns are cut evenly: two tiles of 3 vectors are faster than one of 4 and one of 2.
   const int64_t chunks = (vectors + kNchwVectors - 1) / kNchwVectors;
+  const int64_t narrow = vectors / chunks, wide_chunks = vectors % chunks;
 
   // Rows of a tile that share input rows lie `dilation` apart: a group is what `dilation` such tiles cover.
   bool any_shared = false;
@@ -95,7 +94,7 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
   int64_t* tap_columns;
   auto cut = [&](void* data) {
     ScratchLayout layout(data);
-    source_scratch = layout.take<acc_t>(c.sources * source_rows * format.pitch + lanes);
+    source_scratch = layout.take<acc_t>(c.sources * source_rows * format.pitch);
     weights = layout.take<acc_t>(c.sources * p.kernel_h * p.kernel_w);
     sums = layout.take<acc_t>(phases_x * phase_step);
     tap_columns = layout.take<int64_t>(p.kernel_w * phases_x);
@@ -103,34 +102,33 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
   };
   cut(thread_scratch(cut(nullptr)));
   fill_tap_columns(c.x, false, format.sub_pitch, lanes, p.kernel_w, tap_columns);
+  fill_zero(source_scratch, source_scratch + c.sources * source_rows * format.pitch);
 
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t plane = item / strips, n = plane / c.channels, channel = plane % c.channels;
-    const int64_t first = item % strips * strip, last = first + strip < c.y.count ? first + strip : c.y.count;
+    const int64_t plane = strips == 1 ? item : item / strips, n = plane / c.channels, channel = plane - n * c.channels;
+    const int64_t first = (item - plane * strips) * strip, last = first + strip < c.y.count ? first + strip : c.y.count;
     const acc_t* plane_weights = weights;
     if (std::is_same_v<scalar_t, acc_t> && in_order)
       plane_weights = static_cast<const acc_t*>(p.weight) + channel * p.kernel_h * p.kernel_w;
-    else if (item == begin || item % strips == 0)
+    else if (item == begin || first == 0)
       pack_weights<scalar_t, acc_t, false>(c, channel, weights);
     const acc_t bias = c.bias ? to_float(static_cast<const scalar_t*>(c.bias)[channel]) : acc_t(0);
     scalar_t* out_plane =
         static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n + channel * c.destination.stride_c;
+    const scalar_t* source_image = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n;
     int64_t packed = 0;
     const int64_t total = (last - 1 - first) * c.y.stride + c.y.span;
     for (int64_t row0 = first; row0 < last; row0 += group) {
       const int64_t group_end = row0 + group < last ? row0 + group : last;
       const int64_t needed = (group_end - 1 - first) * c.y.stride + c.y.span;
       const int64_t pack_end = packed >= needed ? packed : needed + ahead < total ? needed + ahead : total;
-      for (; packed < pack_end; ++packed) {
-        const int64_t y = first * c.y.stride + packed - c.y.pad;
-        for (int64_t j = 0; j < c.sources; ++j) {
-          const scalar_t* source = nullptr;
-          if (y >= 0 && y < c.y.source_size)
-            source = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n +
-                     (channel * c.sources + j) / c.repeat * c.source.stride_c + y * c.source.stride_h;
-          if (source != nullptr) prefetch_ahead<false>(source, c.x.source_size * int64_t(sizeof(scalar_t)));
-          pack_nchw_row(source, c.x, format, source_scratch + (j * source_rows + packed) * format.pitch);
-        }
+      if (packed < pack_end) {
+        const int64_t y = first * c.y.stride - c.y.pad;
+        for (int64_t j = 0; j < c.sources; ++j)
+          pack_nchw_rows(source_image + (channel * c.sources + j) / c.repeat * c.source.stride_c, c.source.stride_h,
+                         c.y.source_size, y + packed, y + pack_end, c.x, format, strips == 1,
+                         source_scratch + (j * source_rows + packed) * format.pitch);
+        packed = pack_end;
       }
       const acc_t* phase_weights = plane_weights;
       for (const Phase& py : c.y.phases) {
@@ -143,19 +141,41 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
             if (row0 + tile_row >= last) break;
             int64_t vector = 0;
             for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-              const int64_t width = (vectors - vector + chunks - chunk - 1) / (chunks - chunk);
+              const int64_t width = narrow + (chunk < wide_chunks);
               const acc_t* in =
                   source_scratch + ((row0 - first + tile_row) * c.y.stride + py.shift) * format.pitch + vector * lanes;
-              nchw_tile<acc_t>(walk, rows, width)(
-                  {in, row_gap * c.y.stride * format.pitch, c.y.dilation * format.pitch, lanes, 0,
-                   tap_columns + ix * p.kernel_w, format.sub_pitch, phase_weights, py.taps, px.taps, c.sources,
-                   source_rows * format.pitch, sums + ix * phase_step + tile_row * sums_pitch + vector * lanes,
-                   row_gap * sums_pitch});
+              TileArguments<acc_t> a{in,
+                                     row_gap * c.y.stride * format.pitch,
+                                     c.y.dilation * format.pitch,
+                                     lanes,
+                                     0,
+                                     tap_columns + ix * p.kernel_w,
+                                     format.sub_pitch,
+                                     phase_weights,
+                                     py.taps,
+                                     px.taps,
+                                     c.sources,
+                                     source_rows * format.pitch,
+                                     sums + ix * phase_step + tile_row * sums_pitch + vector * lanes,
+                                     row_gap * sums_pitch};
+              if constexpr (sizeof(scalar_t) == sizeof(acc_t)) {
+                if (stores_directly) {
+                  const int64_t row = row0 + tile_row;
+                  for (int64_t r = 0; r < rows && row + r < last; ++r)
+                    prefetch_ahead<true>(out_plane + (row + r) * c.destination.stride_h + vector * lanes, 64 * width);
+                  a.destination = out_plane + row * c.destination.stride_h + vector * lanes;
+                  a.destination_row_step = row_gap * c.destination.stride_h, a.destination_column_step = lanes;
+                  a.rows = row_gap == 1 ? last - row : (last - row + row_gap - 1) / row_gap, a.columns = width;
+                  a.live = c.x.count - vector * lanes, a.bias = broadcast(bias);
+                }
+              }
+              nchw_tile<acc_t>(walk, rows, width)(a);
               vector += width;
             }
           }
           phase_weights += c.sources * py.taps * px.taps;
         }
+        if (stores_directly) continue;
         const int64_t rows_end = group_end < py.count ? group_end : py.count;
         for (int64_t row = row0; row < rows_end; ++row) {
           prefetch_ahead<true>(out_plane + (py.first + c.y.step * row) * c.destination.stride_h,
@@ -338,6 +358,9 @@ struct DirectTile {
                         window.x + window.columns <= c.x.source_size;
     const int64_t columns = width < px.count - column ? width : px.count - column;
     const int64_t out_step = c.x.step * c.destination.stride_w;
+    const int64_t row_end = last < py.count ? last : py.count;
+    int64_t rows = (row_end - row + row_gap - 1) / row_gap;  // of the tile that exist
+    rows = rows < 0 ? 0 : rows < kLanesRows ? rows : kLanesRows;
     for (int64_t channel = 0, block = 0; channel < c.channels; channel += L, ++block) {
       const int64_t live = c.channels - channel < L ? c.channels - channel : L;
       const scalar_t* in = window.pixel + channel;
@@ -347,16 +370,33 @@ struct DirectTile {
         copy_patch(c, window, channel, live, patch);
         in = patch, taps = tap_columns, row_step = window.columns * L, column_step = L;
       }
-      run({in, row_gap * stride_h * row_step, c.y.dilation * row_step, stride_w * column_step, column_step, taps, 0,
-           weights + block * block_weights, py.taps, px.taps, 1, 0, sums, width * L});
       const Vec<acc_t> bias = c.bias ? load_first(static_cast<const scalar_t*>(c.bias) + channel, live) : Vec<acc_t>{};
-      for (int64_t r = 0; r < kLanesRows; ++r) {
-        const int64_t at = row + r * row_gap;
-        if (at >= last || at >= py.count) continue;
-        store_lanes_row(sums + r * width * L, columns, bias, c.activation, live, out_step,
-                        out_image + (py.first + c.y.step * at) * c.destination.stride_h +
-                            px.first * c.destination.stride_w + column * out_step + channel);
+      TileArguments<scalar_t> a{in,
+                                row_gap * stride_h * row_step,
+                                c.y.dilation * row_step,
+                                stride_w * column_step,
+                                column_step,
+                                taps,
+                                0,
+                                weights + block * block_weights,
+                                py.taps,
+                                px.taps,
+                                1,
+                                0,
+                                sums,
+                                width * L};
+      scalar_t* out = out_image + (py.first + c.y.step * row) * c.destination.stride_h +
+                      px.first * c.destination.stride_w + column * out_step + channel;
+      const int64_t out_row_step = c.y.step * row_gap * c.destination.stride_h;
+      if (c.activation == Activation::none) {
+        a.destination = out, a.destination_row_step = out_row_step, a.destination_column_step = out_step;
+        a.rows = rows, a.columns = columns, a.live = live, a.bias = bias;
+        run(a);
+        continue;
       }
+      run(a);
+      for (int64_t r = 0; r < rows; ++r)
+        store_lanes_row(sums + r * width * L, columns, bias, c.activation, live, out_step, out + r * out_row_step);
     }
   }
 };

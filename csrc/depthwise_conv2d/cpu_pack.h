@@ -4,9 +4,11 @@ using namespace fastconv::FASTCONV_ISA;
 
 // The scratch rows of one source map. A row of nchw holds `stride` sub-rows, the columns of each residue modulo the
 // stride, so that a strided convolution also reads neighbouring columns; one of channels_last holds a vector a column.
+// Padding columns lie at the same place in every row: scratch is zeroed once, and packing writes only between them.
 struct RowFormat {
-  int64_t sub_pitch;  // nchw: elements of a sub-row
-  int64_t pitch;      // elements of a row
+  int64_t sub_pitch;    // nchw: elements of a sub-row
+  int64_t pitch;        // elements of a row
+  int64_t first, last;  // source columns that are packed
 };
 
 template <class acc_t>
@@ -19,7 +21,9 @@ inline RowFormat nchw_row_format(const Axis& x) {
   // Whole vectors are computed, so reads run past the last column that counts.
   const int64_t reach = (rounded_to_lanes<acc_t>(x.count) - 1) * x.stride + x.span;
   const int64_t sub_pitch = rounded_to_lanes<acc_t>((reach + x.stride - 1) / x.stride);
-  return {sub_pitch, sub_pitch * x.stride};
+  const int64_t first = x.pad < 0 ? -x.pad : 0;
+  const int64_t last = x.source_size < reach - x.pad ? x.source_size : reach - x.pad;
+  return {sub_pitch, sub_pitch * x.stride, first, last > first ? last : first};
 }
 
 template <class scalar_t, class acc_t>
@@ -30,29 +34,41 @@ FASTCONV_INLINE void convert(const scalar_t* source, acc_t* target, int64_t coun
   if (i < count) store_first(target + i, load_first(source + i, count - i), count - i);
 }
 
-// One row of an nchw plane; source == nullptr: a row of padding.
+// One row of an nchw plane.
 template <class scalar_t, class acc_t>
-inline void pack_nchw_row(const scalar_t* source, const Axis& x, const RowFormat& format, acc_t* row) {
-  if (source == nullptr) return fill_zero(row, row + format.pitch);
-  const int64_t stride = x.stride, pad = x.pad, sub_pitch = format.sub_pitch;
-  for (int64_t residue = 0; residue < stride; ++residue, row += sub_pitch) {
-    // Scratch column m of this sub-row is source column m * stride + residue - pad.
-    const int64_t before = pad - residue, end = x.source_size + before;
-    int64_t m0 = before > 0 ? before : 0, m1 = end > 0 ? end : 0;
-    if (stride > 1) m0 = (m0 + stride - 1) / stride, m1 = (m1 + stride - 1) / stride;
-    m0 = m0 < sub_pitch ? m0 : sub_pitch;
-    m1 = m1 < sub_pitch ? m1 : sub_pitch;
-    m1 = m1 > m0 ? m1 : m0;
-    const scalar_t* first = source + (m0 * stride - before);
-    fill_zero(row, row + m0);
-    if (stride == 1) {
-      convert(first, row + m0, m1 - m0);
-    } else if (stride == 2) {  // a constant, so that the compiler makes vectors of it
-      for (int64_t m = m0; m < m1; ++m) row[m] = to_float(first[2 * (m - m0)]);
-    } else {
-      for (int64_t m = m0; m < m1; ++m) row[m] = to_float(first[stride * (m - m0)]);
+FASTCONV_INLINE void pack_nchw_row(const scalar_t* source, const Axis& x, const RowFormat& format, acc_t* row) {
+  const int64_t first = format.first, count = format.last - first, column = first + x.pad;
+  if (x.stride == 1) {
+    convert(source + first, row + column, count);
+  } else if (x.stride == 2) {
+    const int64_t residue = column & 1, m = column >> 1;
+    acc_t* even = row + residue * format.sub_pitch + m;  // of the columns from `first` on
+    acc_t* odd = row + (1 - residue) * format.sub_pitch + m + residue;
+    deinterleave(source + first, count / 2, even, odd);
+    if (count & 1) even[count / 2] = to_float(source[first + count - 1]);
+  } else {
+    int64_t residue = column % x.stride, m = column / x.stride;
+    for (int64_t i = 0; i < count; ++i) {
+      row[residue * format.sub_pitch + m] = to_float(source[first + i]);
+      if (++residue == x.stride) residue = 0, ++m;
     }
-    fill_zero(row + m1, row + sub_pitch);
+  }
+}
+
+// Rows y0 <= y < y1 of a plane of `height` rows. Rows of padding are left as they are where scratch rows always are the
+// same source rows, and so were zeroed once.
+template <class scalar_t, class acc_t>
+FASTCONV_INLINE void pack_nchw_rows(const scalar_t* plane, int64_t stride_h, int64_t height, int64_t y0, int64_t y1,
+                                    const Axis& x, const RowFormat& format, bool padding_is_zero, acc_t* rows) {
+  const int64_t bytes = (format.last - format.first) * int64_t(sizeof(scalar_t));
+  for (int64_t y = y0; y < y1; ++y, rows += format.pitch) {
+    if (y >= 0 && y < height) {
+      const scalar_t* source = plane + y * stride_h;
+      prefetch_ahead<false>(source, bytes);
+      pack_nchw_row(source, x, format, rows);
+    } else if (!padding_is_zero) {
+      fill_zero(rows, rows + format.pitch);
+    }
   }
 }
 

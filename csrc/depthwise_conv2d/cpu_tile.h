@@ -14,8 +14,14 @@ struct TileArguments {
   const acc_type<source_t>* weight;  // [sources, taps_h, taps_w], in channels_last times kLanes
   int64_t taps_h, taps_w;
   int64_t sources, source_step;  // source maps summed, and the elements between them
-  acc_type<source_t>* out;       // [R, T] vectors
+  acc_type<source_t>* out;       // [R, T] vectors of sums, for the caller to finish
   int64_t out_row_step;
+  // Or, where the destination is of source_t and has no activation, its rows themselves.
+  source_t* destination = nullptr;
+  int64_t destination_row_step = 0, destination_column_step = 0;  // elements from row to row, vector to vector
+  int64_t rows = 0, columns = 0;                                  // of the tile that exist
+  int64_t live = 0;  // channels_last: channels of a vector that exist; nchw: columns from here on
+  Vec<acc_type<source_t>> bias = {};
 };
 
 template <class source_t>
@@ -42,12 +48,26 @@ FASTCONV_INLINE Vec<acc_t> tap_weight(const acc_t* weight, int64_t tap) {
 
 #define FASTCONV_UNROLL _Pragma("GCC unroll 64")
 
-template <class source_t, int R, int T>
+template <class source_t, bool kLaneWeights, int R, int T>
 FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_type<source_t>> (&acc)[R][T]) {
-  using acc_t = acc_type<source_t>;
+  constexpr int lanes = kLanes<acc_type<source_t>>;
+  if (a.destination == nullptr) {
+    FASTCONV_UNROLL
+    for (int r = 0; r < R; ++r) FASTCONV_UNROLL
+    for (int t = 0; t < T; ++t) store(a.out + r * a.out_row_step + t * lanes, acc[r][t]);
+    return;
+  }
+  source_t* row = a.destination;
   FASTCONV_UNROLL
-  for (int r = 0; r < R; ++r) FASTCONV_UNROLL
-  for (int t = 0; t < T; ++t) store(a.out + r * a.out_row_step + t * kLanes<acc_t>, acc[r][t]);
+  for (int r = 0; r < R; ++r, row += a.destination_row_step) {
+    if (r >= a.rows) break;
+    source_t* out = row;
+    FASTCONV_UNROLL
+    for (int t = 0; t < T; ++t, out += a.destination_column_step) {
+      if (t >= a.columns) break;
+      store_first(out, acc[r][t] + a.bias, kLaneWeights ? a.live : a.live - t * lanes);
+    }
+  }
 }
 
 template <class source_t, int R, int T, int K, int S>
@@ -78,7 +98,7 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
       in += a.tap_row_step;
     }
   }
-  store_tile<source_t, R, T>(a, acc);
+  store_tile<source_t, false, R, T>(a, acc);
 }
 
 // Each input vector is loaded, and converted where it is of 16 bits, once for all the sums that it enters.
@@ -112,7 +132,7 @@ void tile_fixed_lanes(const TileArguments<source_t>& a) {
       }
     }
   }
-  store_tile<source_t, R, T>(a, acc);
+  store_tile<source_t, true, R, T>(a, acc);
 }
 
 // One input row into the destination rows R0 <= r < R1, of which it is kernel row i - r.
@@ -169,7 +189,7 @@ void tile_shared(const TileArguments<source_t>& a) {
       shared_row<source_t, kLaneWeights, R, T, 0, R>(a, in + i * a.tap_row_step, weight, i, acc);
     shared_last_rows<source_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
   }
-  store_tile<source_t, R, T>(a, acc);
+  store_tile<source_t, kLaneWeights, R, T>(a, acc);
 }
 
 template <class source_t, bool kLaneWeights, int R, int T>
@@ -188,7 +208,7 @@ void tile_plain(const TileArguments<source_t>& a) {
         for (int t = 0; t < T; ++t) acc[r][t] += w * load(column + r * a.row_step + t * a.column_step);
       }
   }
-  store_tile<source_t, R, T>(a, acc);
+  store_tile<source_t, kLaneWeights, R, T>(a, acc);
 }
 
 template <class source_t, bool kLaneWeights, int R, int T, int K, int S>

@@ -91,7 +91,7 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
   constexpr int L = kLanes<acc_t>;
   const Correlation c = forward_correlation(p);  // how the input is packed
   const RowFormat format =
-      kLaneChannels ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L} : nchw_row_format<acc_t>(c.x);
+      kLaneChannels ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L, 0, 0} : nchw_row_format<acc_t>(c.x);
   const int64_t vectors = kLaneChannels ? p.out_width : (p.out_width + L - 1) / L;
   const int64_t grad_pitch = vectors * L, x_step = kLaneChannels ? p.stride_w * L : L;
   const int64_t taps = p.kernel_h * p.kernel_w;
@@ -116,7 +116,10 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
   fill_tap_columns(c.x, kLaneChannels, format.sub_pitch, L, p.kernel_w, tap_columns);
   Axis grad_axis{};  // the gradient's columns as they are
   grad_axis.source_size = p.out_width, grad_axis.stride = 1;
-  const RowFormat grad_format{grad_pitch, grad_pitch};
+  const RowFormat grad_format{grad_pitch, grad_pitch, 0, p.out_width};
+  fill_zero(x_scratch, x_scratch + x_rows * format.pitch);
+  fill_zero(grad_scratch, grad_scratch + (strip + 2 * margin) * grad_pitch);
+  const bool one_strip = strip == p.out_height;  // rows of padding stay where they are
 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t part = item % split.parts, unit = item / split.parts;
@@ -127,32 +130,30 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
       for (int64_t first = 0; first < p.out_height; first += strip) {
         const int64_t rows = first + strip < p.out_height ? strip : p.out_height - first;
         const int64_t x_needed = (rows - 1) * p.stride_h + c.y.span;
-        for (int64_t i = 0; i < x_needed; ++i) {
-          const int64_t y = first * p.stride_h + i - c.y.pad;
-          const scalar_t* source = nullptr;
-          if (y >= 0 && y < p.height)
-            source = static_cast<const scalar_t*>(p.input.data) + n * p.input.stride_n + y * p.input.stride_h;
-          acc_t* row = x_scratch + i * format.pitch;
-          if constexpr (kLaneChannels) {
-            pack_lanes_row(source, p.input.stride_w, c.x, format.pitch / L, {channel, live, 1, p.multiplier, 0}, row);
-          } else {
-            if (source != nullptr) source += channel / p.multiplier * p.input.stride_c;
-            pack_nchw_row(source, c.x, format, row);
-          }
+        const int64_t y0 = first * p.stride_h - c.y.pad;
+        const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + n * p.input.stride_n;
+        const scalar_t* grad =
+            static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n + first * p.output.stride_h;
+        acc_t* grad_rows = grad_scratch + margin * grad_pitch;
+        if constexpr (kLaneChannels) {
+          for (int64_t i = 0; i < x_needed; ++i)
+            pack_lanes_row(y0 + i >= 0 && y0 + i < p.height ? image + (y0 + i) * p.input.stride_h : nullptr,
+                           p.input.stride_w, c.x, format.pitch / L, {channel, live, 1, p.multiplier, 0},
+                           x_scratch + i * format.pitch);
+          for (int64_t row = 0; row < rows; ++row)
+            pack_lanes_row(grad + row * p.output.stride_h, p.output.stride_w, grad_axis, p.out_width,
+                           {channel, live, 1, 1, 0}, grad_rows + row * grad_pitch);
+        } else {
+          pack_nchw_rows(image + channel / p.multiplier * p.input.stride_c, p.input.stride_h, p.height, y0,
+                         y0 + x_needed, c.x, format, one_strip, x_scratch);
+          pack_nchw_rows(grad + channel * p.output.stride_c, p.output.stride_h, rows, 0, rows, grad_axis, grad_format,
+                         one_strip, grad_rows);
         }
-        // What the tiles may read beyond the last row meets zeros of the gradient; it must only be finite.
-        fill_zero(x_scratch + x_needed * format.pitch, x_scratch + x_rows * format.pitch);
-        fill_zero(grad_scratch, grad_scratch + margin * grad_pitch);
-        for (int64_t row = 0; row < rows; ++row) {
-          const scalar_t* source =
-              static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n + (first + row) * p.output.stride_h;
-          acc_t* target = grad_scratch + (margin + row) * grad_pitch;
-          if constexpr (kLaneChannels)
-            pack_lanes_row(source, p.output.stride_w, grad_axis, p.out_width, {channel, live, 1, 1, 0}, target);
-          else
-            pack_nchw_row(source + channel * p.output.stride_c, grad_axis, grad_format, target);
+        if (!one_strip) {
+          // What tiles may read beyond the last row meets zeros of the gradient; it must only be finite.
+          fill_zero(x_scratch + x_needed * format.pitch, x_scratch + x_rows * format.pitch);
+          fill_zero(grad_rows + rows * grad_pitch, grad_rows + (rows + margin) * grad_pitch);
         }
-        fill_zero(grad_scratch + (margin + rows) * grad_pitch, grad_scratch + (2 * margin + rows) * grad_pitch);
 
         const int64_t chunks_y = (p.kernel_h + kTileTaps - 1) / kTileTaps;
         const int64_t chunks_x = (p.kernel_w + kTileTaps - 1) / kTileTaps;

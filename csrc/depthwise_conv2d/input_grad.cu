@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kGenericThreads) depthwise_conv2d_input_grad_k
 }
 
 cudaError_t launch_input_grad(const Params& params, const Plan& plan, cudaStream_t stream) {
+  if (plan.kernel == Kernel::nchw && plan.stride == 2) return launch_input_grad_nchw(params, plan, stream);
   if (plan.kernel == Kernel::nchw) return launch_forward_nchw(as_forward(params), plan, stream);
   if (plan.kernel == Kernel::channels_last) return launch_forward_channels_last(as_forward(params), plan, stream);
   return with_element_type(params.dtype, [&](auto zero) {

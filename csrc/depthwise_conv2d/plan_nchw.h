@@ -35,6 +35,31 @@ inline int measure_tile(TileShape& shape, const Params& p, int rows, int columns
   return bytes;
 }
 
+// Chooses strips, tiles and planes for planes of strips_y x strips_x strips. In x: the row, or equal parts of at most 32
+// strips. Then strips in y, at most two rounds of threads. Then planes, until a block is full. `bytes` measures the shape,
+// which is to fit `blocks_at_once` times in a multiprocessor. Small problems get smaller blocks, so that every
+// multiprocessor has work.
+template <class Bytes>
+void cut_into_tiles(TileShape& shape, int64_t strips_x, int64_t strips_y, int64_t plane_count, int blocks_at_once,
+                    const DeviceFacts& device, Bytes bytes) {
+  shape.tiles_x = int(ceil_div(strips_x, 32));
+  shape.strips_x = int(ceil_div(strips_x, shape.tiles_x));
+  const int64_t wanted_blocks = 4 * device.multiprocessors;
+  const int budget = std::min(device.smem_per_block, device.smem_per_multiprocessor / blocks_at_once);
+  auto split_y = [&](int64_t limit) {
+    shape.tiles_y = int(ceil_div(strips_y, std::clamp<int64_t>(limit, 1, strips_y)));
+    shape.strips_y = int(ceil_div(strips_y, shape.tiles_y));
+  };
+  auto blocks = [&] { return ceil_div(plane_count, shape.planes) * shape.tiles_y * shape.tiles_x; };
+  auto strips = [&] { return shape.planes * shape.strips_y * shape.strips_x; };
+  auto too_large = [&] { return bytes() > budget || (blocks() < wanted_blocks && strips() > 64); };
+  split_y(2 * kTileThreads / shape.strips_x);
+  while (shape.strips_y > 1 && too_large()) split_y(shape.strips_y / 2);
+  if (shape.tiles_y * shape.tiles_x > 1) return;
+  shape.planes = int(std::clamp<int64_t>(kTileThreads / strips(), 1, std::min<int64_t>(kMaxPlanes, plane_count)));
+  while (shape.planes > 1 && too_large()) shape.planes = (shape.planes + 1) / 2;
+}
+
 inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool flip) {
   Plan plan;
   plan.kernel = Kernel::nchw;
@@ -49,35 +74,14 @@ inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool f
   shape.load_width = load_width(p.input, p.width, p.padding_w + shape.shift, p.dtype);
   shape.vector_store = is_aligned(p.output, columns, p.dtype) && p.out_width % columns == 0;
 
-  // Strips in x: the row, or equal parts of at most 32. Then strips in y, at most two rounds of threads. Then planes,
-  // until a block is full. Small problems get smaller blocks, so that every multiprocessor has work.
-  const int64_t strips_x = ceil_div(p.out_width, columns), strips_y = ceil_div(p.out_height, rows);
-  shape.tiles_x = int(ceil_div(strips_x, 32));
-  shape.strips_x = int(ceil_div(strips_x, shape.tiles_x));
-  const int64_t plane_count = p.batch * p.out_channels();
-  const int64_t wanted_blocks = 4 * device.multiprocessors;
-  const int budget = std::min(device.smem_per_block, device.smem_per_multiprocessor / (plan.kernel_size ? 4 : 2));
-  auto split_y = [&](int64_t limit) {
-    shape.tiles_y = int(ceil_div(strips_y, std::clamp<int64_t>(limit, 1, strips_y)));
-    shape.strips_y = int(ceil_div(strips_y, shape.tiles_y));
-  };
   auto bytes = [&] { return measure_tile(shape, p, rows, columns, plan.kernel_size == 0); };
-  auto blocks = [&] { return ceil_div(plane_count, shape.planes) * shape.tiles_y * shape.tiles_x; };
-  split_y(2 * kTileThreads / shape.strips_x);
-  while (shape.strips_y > 1 && (bytes() > budget || (blocks() < wanted_blocks && shape.strips_y * shape.strips_x > 64)))
-    split_y(shape.strips_y / 2);
-  if (shape.tiles_y * shape.tiles_x == 1) {
-    shape.planes = int(std::clamp<int64_t>(kTileThreads / (shape.strips_y * shape.strips_x), 1,
-                                           std::min<int64_t>(kMaxPlanes, plane_count)));
-    while (shape.planes > 1 && (bytes() > budget || (blocks() < wanted_blocks &&
-                                                     shape.planes * shape.strips_y * shape.strips_x > 64)))
-      shape.planes = (shape.planes + 1) / 2;
-  }
+  cut_into_tiles(shape, ceil_div(p.out_width, columns), ceil_div(p.out_height, rows), p.batch * p.out_channels(),
+                 plan.kernel_size ? 4 : 2, device, bytes);
   plan.smem_bytes = bytes();
   if (plan.smem_bytes > device.smem_per_block) return {};
   const int strips = shape.planes * shape.strips_y * shape.strips_x;
   plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
-  plan.grid = unsigned(blocks());
+  plan.grid = unsigned(ceil_div(p.batch * p.out_channels(), shape.planes) * shape.tiles_y * shape.tiles_x);
   plan.vector_width = shape.load_width;
   return plan;
 }
@@ -171,6 +175,40 @@ inline Plan nchw_large_weight_grad_plan(const Params& p, const DeviceFacts& devi
   plan.workspace_bytes = plan.splits * p.out_channels() * p.kernel_h * p.kernel_w * 4;
   plan.block = unsigned(ceil_div(shape.planes * strips, 32) * 32);
   plan.grid = unsigned(channel_blocks * plan.splits);
+  plan.vector_width = shape.load_width;
+  return plan;
+}
+
+// The NCHW input gradient at stride 2: see input_grad_nchw.cu, whose constants these are.
+inline Plan nchw_input_grad_plan(const Params& p, const DeviceFacts& device) {
+  const int size = int(element_size(p.dtype)), width = 16 / size, half = width / 2, kernel = int(p.kernel_h);
+  const int parity = kernel / 2 % 2, first = parity - kernel / 2, last = (parity + width - 1) / 2;
+  if (p.padding_w % 2 != parity) return {};  // the columns of each parity are those of padding kernel / 2
+  Plan plan;
+  plan.kernel = Kernel::nchw;
+  plan.kernel_size = kernel;
+  plan.stride = 2;
+  TileShape& shape = plan.tile;
+  shape.shift = (width + (kernel / 2 - parity) / 2 + first) % width;
+  shape.vector_store = is_aligned(p.input, width, p.dtype) && p.width % width == 0;
+  auto bytes = [&] {
+    const int groups = int(ceil_div(shape.shift % half + last - first + 1, half)) + shape.shift / half;
+    shape.tile_rows = shape.strips_y * kStripRows / 2 + kernel / 2;
+    shape.row_groups = int(ceil_div((shape.strips_x - 1 + groups) * half, width));
+    shape.pitch = (shape.row_groups | 1) * width;
+    return shape.planes * shape.tile_rows * shape.pitch * size;
+  };
+  // Rows are counted from the first that has an even place, which may be one before the plane.
+  cut_into_tiles(shape, ceil_div(p.width, width), ceil_div(p.height + p.padding_h % 2, kStripRows),
+                 p.batch * p.channels, 4, device, bytes);
+  const int64_t tile_step = shape.tiles_x > 1 ? shape.strips_x * half : 0;
+  shape.load_width = load_width(p.output, p.out_width, (p.padding_w - parity) / 2 + first - shape.shift, p.dtype);
+  while (tile_step % shape.load_width != 0) shape.load_width /= 2;
+  plan.smem_bytes = bytes();
+  if (plan.smem_bytes > device.smem_per_block) return {};
+  const int strips = shape.planes * shape.strips_y * shape.strips_x;
+  plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
+  plan.grid = unsigned(ceil_div(p.batch * p.channels, shape.planes) * shape.tiles_y * shape.tiles_x);
   plan.vector_width = shape.load_width;
   return plan;
 }

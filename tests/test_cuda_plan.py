@@ -106,6 +106,21 @@ def test_usual_calls_have_fast_kernels_with_16_byte_loads(plan, last, k, dtype, 
         assert got["grid"] >= 96, f"too few blocks to fill an H100: {got}"
 
 
+def test_stride_2_input_gradient_in_nchw_is_fast(plan):
+    for k in (3, 5, 7):
+        got = plan(INPUT_GRAD, F32, False, 8, 96, 64, 64, k, 2)
+        assert got["kernel"] == "nchw" and got["width"] == 4
+        # Which taps meet which columns is compiled in for paddings of the parity of k // 2.
+        assert plan(INPUT_GRAD, F32, False, 8, 96, 64, 64, k, 2, pad=k // 2 + 1)["kernel"] == "generic"
+
+
+def test_large_kernels_have_fast_kernels_in_nchw(plan):
+    for k in (13, 31):
+        for direction in (FORWARD, INPUT_GRAD, WEIGHT_GRAD):
+            got = plan(direction, BF16, False, 8, 64, 56, 56, k)
+            assert got["kernel"] == "nchw" and got["size"] == 0 and got["width"] == 8
+
+
 def test_what_no_fast_kernel_takes_is_generic(plan):
     assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, dilation=2)["kernel"] == "generic"
     assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, s=3)["kernel"] == "generic"

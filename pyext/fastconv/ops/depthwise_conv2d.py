@@ -251,8 +251,16 @@ def _activation_grad(activation: str, grad: Tensor, ctx: Any) -> Tensor:
     if activation == "relu6":
         return aten.hardtanh_backward(grad, output, 0.0, 6.0)
     before = _op(input, weight, bias, ctx.stride, ctx.padding, ctx.dilation, "none")
-    backward = {"silu": aten.silu_backward, "gelu": aten.gelu_backward, "hardswish": aten.hardswish_backward}
+    backward = {"silu": _silu_backward, "gelu": aten.gelu_backward, "hardswish": aten.hardswish_backward}
     return backward[activation](grad, before)
+
+
+def _silu_backward(grad: Tensor, before: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(grad, before)
+    # aten.silu_backward has no derivative: torch, too, spells it out where one may be needed.
+    sigmoid = torch.sigmoid(before)
+    return grad * sigmoid * (1 + before * (1 - sigmoid))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -1,0 +1,136 @@
+"""The device that operators are tested on (`--device`), seeds, and the emulator's verdict on each test.
+
+    pytest                                          the CPU kernels
+    pytest --device cuda                            a GPU
+    pytest tests/test_depthwise_conv2d.py --device cuda_on_cpu_check
+
+The emulated devices (tests/cuda_on_cpu) run the CUDA kernels on CPU tensors: their registrations replace those of the
+CPU kernels for the whole process, which is why an emulated device is chosen alone. The suite itself starts such
+processes (test_cuda_on_cpu_devices.py).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Read when OpenMP is loaded, with torch. Threads that spin while they wait make thousands of tiny calls ten times
+# slower on a machine that has other work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import fastconv
+import pytest
+import torch
+from cuda_on_cpu import build, runtime
+
+EMULATED = {"cuda_on_cpu": "fast", "cuda_on_cpu_check": "check", "cuda_on_cpu_ptx": "ptx"}
+"""Emulated devices and the emulator's mode for each."""
+
+_devices = pytest.StashKey[list[str]]()
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+
+    @property
+    def type(self) -> str:
+        """Where tensors live."""
+        return "cuda" if self.name == "cuda" else "cpu"
+
+    @property
+    def is_emulated(self) -> bool:
+        return self.name in EMULATED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        action="append",
+        metavar="NAME[,NAME]",
+        help=f"devices to test operators on: cpu (default), cuda, or one of {', '.join(EMULATED)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: results and gradients of the list of cases; run on every device")
+    names = [name for option in config.getoption("--device") or ["cpu"] for name in option.split(",")]
+    names = list(dict.fromkeys(names))
+    if unknown := [name for name in names if name not in ("cpu", "cuda", *EMULATED)]:
+        raise pytest.UsageError(f"--device: {unknown[0]} is not cpu, cuda, {', '.join(EMULATED)}")
+    if "cuda" in names and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch sees no GPU")
+    emulated = [name for name in names if name in EMULATED]
+    if emulated and len(names) > 1:
+        raise pytest.UsageError(f"--device: {emulated[0]} takes the place of the CPU kernels and is chosen alone")
+    if emulated and (reason := build.why_unavailable(EMULATED[emulated[0]])):
+        raise pytest.UsageError(f"--device {emulated[0]}: {reason}")
+    config.stash[_devices] = names
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        names = metafunc.config.stash[_devices]
+        metafunc.parametrize("device", [Device(name) for name in names], ids=names, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On an emulated device, the tests that name no device would test nothing new, or kernels they do not mean."""
+    if config.stash[_devices][0] in EMULATED:
+        kept = [item for item in items if "device" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _emulated_kernels(request: pytest.FixtureRequest) -> None:
+    """Puts the CUDA kernels in the place of the CPU kernels if the device is an emulated one."""
+    name = request.config.stash[_devices][0]
+    if name not in EMULATED:
+        return
+    csrc = build.REPOSITORY / "csrc"
+    operators = [csrc / operator for operator in fastconv._load.OPERATORS]
+    # The schemas stay those of `_C`; torch says once on stderr that a later registration takes over the dispatch key.
+    host = [csrc / "common" / "cuda.cpp", csrc / "common" / "tensor.cpp"]
+    host += [folder / f"{folder.name}{part}.cpp" for folder in operators for part in ("", "_cuda")]
+    library = build.build(
+        "fastconv",
+        sorted(source for folder in operators for source in folder.glob("*.cu")),
+        host,
+        mode=EMULATED[name],
+        include_dirs=[csrc],
+        defines=["TORCH_TARGET_VERSION=0x020a000000000000"],
+    )
+    torch.ops.load_library(library)
+    for names in fastconv._load.OPERATORS.values():
+        for operator in names:
+            [active] = [
+                line
+                for line in torch._C._dispatch_dump(f"fastconv::{operator}").splitlines()
+                if line.startswith("CPU: ")
+            ]
+            assert "_cuda.cpp" in active, f"{operator} is not emulated: {active}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test fails if the emulator reports an error of a kernel it launched. Each test has its own order of threads."""
+    if "device" not in getattr(item, "fixturenames", ()) or item.config.stash[_devices][0] not in EMULATED:
+        return (yield)
+    seed = zlib.crc32(item.nodeid.encode())
+    runtime.reset()
+    runtime.set_order(runtime.ORDERS[seed % len(runtime.ORDERS)], seed)
+    try:
+        result = yield
+    finally:
+        runtime.set_order()
+    if found := runtime.errors():
+        raise AssertionError("the emulator reports:\n" + "\n".join(found))
+    return result

@@ -34,12 +34,12 @@ __device__ __forceinline__ void activate(acc_t (&values)[kCount], Activation act
       UNROLL for (int i = 0; i < kCount; ++i) values[i] = quotient(values[i], acc_t(1) + exp_of(-values[i]));
       break;
     case Activation::gelu:
-      UNROLL for (int i = 0; i < kCount; ++i)
-        values[i] = values[i] * acc_t(0.5) * (acc_t(1) + erf_of(values[i] * acc_t(0.70710678118654752440)));
+      UNROLL for (int i = 0; i < kCount; ++i) values[i] =
+          values[i] * acc_t(0.5) * (acc_t(1) + erf_of(values[i] * acc_t(0.70710678118654752440)));
       break;
     case Activation::hardswish:
-      UNROLL for (int i = 0; i < kCount; ++i)
-        values[i] *= clamp_keeping_nan(values[i] + acc_t(3), acc_t(0), acc_t(6)) * acc_t(1.0 / 6.0);
+      UNROLL for (int i = 0; i < kCount; ++i) values[i] *=
+          clamp_keeping_nan(values[i] + acc_t(3), acc_t(0), acc_t(6)) * acc_t(1.0 / 6.0);
       break;
   }
 }

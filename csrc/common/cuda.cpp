@@ -9,6 +9,11 @@ extern "C" void cuda_on_cpu_register_memory(const void* begin, size_t bytes, con
 extern "C" void cuda_on_cpu_unregister_memory(const void* begin);
 #else
 #include <dlfcn.h>
+
+// What `python -m fastconv info` tells of this library. It is found by searching the file, which says the truth also of
+// a library that does not load.
+extern "C" __attribute__((visibility("default"), used)) const char fastconv_cuda_build[] =
+    "fastconv_cuda_build:" FASTCONV_BUILT_WITH_CUDA ":" FASTCONV_CUDA_ARCHITECTURES ":" FASTCONV_BUILT_WITH_TORCH ":";
 #endif
 
 namespace fastconv {
@@ -78,8 +83,7 @@ const DeviceFacts& device_facts(int device_index) {
       return value;
     };
     DeviceFacts facts;
-    facts.compute_capability =
-        10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+    facts.compute_capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
     facts.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
     facts.smem_per_block = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     facts.smem_per_multiprocessor = ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor);

@@ -88,7 +88,6 @@ __device__ __forceinline__ void store_vec(scalar_t* address, const float (&value
   *reinterpret_cast<uint4*>(address) = pack(values, scalar_t());
 }
 
-
 // A group of 16 or 8 bytes, aligned to its size.
 template <class scalar_t, int kCount>
 __device__ __forceinline__ void store_group(scalar_t* address, const float (&values)[kCount]) {
@@ -99,8 +98,8 @@ __device__ __forceinline__ void store_group(scalar_t* address, const float (&val
     *reinterpret_cast<float2*>(address) = make_float2(values[0], values[1]);
   } else {
     static_assert(kCount == 4);
-    *reinterpret_cast<uint2*>(address) = make_uint2(pack_pair(values[0], values[1], scalar_t()),
-                                                    pack_pair(values[2], values[3], scalar_t()));
+    *reinterpret_cast<uint2*>(address) =
+        make_uint2(pack_pair(values[0], values[1], scalar_t()), pack_pair(values[2], values[3], scalar_t()));
   }
 }
 

@@ -24,8 +24,8 @@ __device__ __forceinline__ ChannelBlock channel_block(const ChannelTile& tile, i
   return block;
 }
 
-// Elements from one tap of staged weights to the next. The four odd ones spread the taps of a channel, which neighbouring
-// threads write, over the banks.
+// Elements from one tap of staged weights to the next. The four odd ones spread the taps of a channel, which
+// neighbouring threads write, over the banks.
 template <class scalar_t>
 __device__ __forceinline__ int weight_pitch(int lanes) {
   return lanes * kVec<scalar_t> + 4;
@@ -47,8 +47,7 @@ __device__ __forceinline__ void stage_weights(float* target, const scalar_t* wei
 
 // This lane's channels of tap `tap`; `weight` was made by stage_weights.
 template <class scalar_t>
-__device__ __forceinline__ void load_weights(const float* weight, int tap, int lanes,
-                                             float (&values)[kVec<scalar_t>]) {
+__device__ __forceinline__ void load_weights(const float* weight, int tap, int lanes, float (&values)[kVec<scalar_t>]) {
   const int lane = threadIdx.x & (lanes - 1);
   UNROLL for (int q = 0; q < kVec<scalar_t> / 4; ++q) {
     const float* address = weight + tap * weight_pitch<scalar_t>(lanes) + (q * lanes + lane) * 4;

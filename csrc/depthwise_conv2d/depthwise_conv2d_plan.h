@@ -33,9 +33,8 @@ inline Plan generic_plan(Direction direction, const Params& p, const DeviceFacts
   Plan plan;
   plan.index_bits = fits_32_bits(p) ? 32 : 64;
   if (direction != Direction::weight_grad) {
-    const int64_t threads = direction == Direction::forward
-                                ? p.batch * p.out_channels() * p.out_height * p.out_width
-                                : p.batch * p.channels * p.height * p.width;
+    const int64_t threads = direction == Direction::forward ? p.batch * p.out_channels() * p.out_height * p.out_width
+                                                            : p.batch * p.channels * p.height * p.width;
     plan.grid = unsigned(ceil_div(threads, kGenericThreads));
     return plan;
   }
@@ -89,7 +88,8 @@ inline Plan fast_plan(Direction direction, const Params& p, const DeviceFacts& d
   if (p.multiplier > 1 || !has_channel_vectors(p.input, p.channels, p.dtype) ||
       !has_channel_vectors(p.output, p.channels, p.dtype))
     return {};
-  if (direction == Direction::forward && (stride_1 || has_template)) return channels_last_forward_plan(p, device, false);
+  if (direction == Direction::forward && (stride_1 || has_template))
+    return channels_last_forward_plan(p, device, false);
   if (direction == Direction::input_grad && stride_1) return channels_last_forward_plan(as_forward(p), device, true);
   if (direction == Direction::weight_grad && has_template) return channels_last_weight_grad_plan(p, device);
   return {};

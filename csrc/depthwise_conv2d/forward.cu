@@ -29,7 +29,8 @@ __global__ void __launch_bounds__(kGenericThreads) depthwise_conv2d_forward_kern
 
   acc_t sum[1] = {p.bias ? to_acc(static_cast<const scalar_t*>(p.bias)[at.c]) : acc_t(0)};
   for (index_t k = ky.begin; k < ky.end; ++k) {
-    const scalar_t* in = input + (y0 + k * dilation_h) * p.input.stride_h + (x0 + kx.begin * dilation_w) * p.input.stride_w;
+    const scalar_t* in =
+        input + (y0 + k * dilation_h) * p.input.stride_h + (x0 + kx.begin * dilation_w) * p.input.stride_w;
     const scalar_t* w = weight + k * p.kernel_w;
     for (index_t j = kx.begin; j < kx.end; ++j, in += step_w) sum[0] += to_acc(*in) * to_acc(w[j]);
   }

@@ -39,14 +39,14 @@ __device__ __forceinline__ void accumulate_row_any_size(const scalar_t* row, int
   constexpr int kWidth = kVec<scalar_t>;
   float window[kColumns][kWidth];
   UNROLL for (int x = 0; x < kColumns; ++x)
-    load_or_zero(row + x * stride_w, unsigned(x0 + x) < unsigned(width), window[x]);
+      load_or_zero(row + x * stride_w, unsigned(x0 + x) < unsigned(width), window[x]);
   for (int kx = 0; kx < kernel_w; kx += kColumns) {
     UNROLL for (int t = 0; t < kColumns; ++t) {
       if (kx + t < kernel_w) {
         float w[kWidth];
         load_weights<scalar_t>(weight, kx + t, lanes, w);
-        UNROLL for (int x = 0; x < kColumns; ++x)
-          UNROLL for (int v = 0; v < kWidth; ++v) sums[x][v] += window[(t + x) % kColumns][v] * w[v];
+        UNROLL for (int x = 0; x < kColumns; ++x) UNROLL for (int v = 0; v < kWidth; ++v) sums[x][v] +=
+            window[(t + x) % kColumns][v] * w[v];
         const int next = kx + t + kColumns;
         load_or_zero(row + next * stride_w, unsigned(x0 + next) < unsigned(width) && kx + t + 1 < kernel_w, window[t]);
       }
@@ -56,7 +56,7 @@ __device__ __forceinline__ void accumulate_row_any_size(const scalar_t* row, int
 
 // Two blocks of 256 threads a multiprocessor, which is 128 registers a thread, but for the one that needs more.
 template <class scalar_t, int kSize, int kStride>
-__global__ void __launch_bounds__(kTileThreads, kChannelsLastColumns<kSize, kStride> * kVec<scalar_t> == 64 ? 1 : 2)
+__global__ void __launch_bounds__(kTileThreads, kChannelsLastColumns<kSize, kStride>* kVec<scalar_t> == 64 ? 1 : 2)
     depthwise_conv2d_forward_channels_last_kernel(const Params p, const ChannelTile tile) {
   constexpr int kWidth = kVec<scalar_t>, kColumns = kChannelsLastColumns<kSize, kStride>;
   DYN_SMEM(float, weight_rows);
@@ -89,16 +89,15 @@ __global__ void __launch_bounds__(kTileThreads, kChannelsLastColumns<kSize, kStr
     const int y0 = oy * kStride - int(p.padding_h), x0 = ox * kStride - int(p.padding_w);
     const bool works = strip < strips && oy < out_height && ox < out_width && channel < channels;
     float sums[kColumns][kWidth];
-    UNROLL for (int x = 0; x < kColumns; ++x)
-      UNROLL for (int v = 0; v < kWidth; ++v) sums[x][v] = bias[v];
+    UNROLL for (int x = 0; x < kColumns; ++x) UNROLL for (int v = 0; v < kWidth; ++v) sums[x][v] = bias[v];
     if constexpr (kSize > 0) {
       if (works) {
         NO_UNROLL for (int ky = 0; ky < kSize; ++ky) {
           const int y = y0 + ky;
           if (unsigned(y) < unsigned(height))
-            accumulate_row<scalar_t, kSize, kStride, kColumns>(input + (y * in_h + x0 * in_w), in_w, x0, width,
-                                                              weight_rows + ky * kSize * weight_pitch<scalar_t>(tile.lanes),
-                                                              tile.lanes, sums);
+            accumulate_row<scalar_t, kSize, kStride, kColumns>(
+                input + (y * in_h + x0 * in_w), in_w, x0, width,
+                weight_rows + ky * kSize * weight_pitch<scalar_t>(tile.lanes), tile.lanes, sums);
         }
       }
     } else {

@@ -22,8 +22,7 @@ __device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, cons
     UNROLL for (int y = 0; y < S::kRows; ++y) {
       const int ky = r - y * kStride;
       if (ky < 0 || ky >= kSize) continue;
-      UNROLL for (int kx = 0; kx < kSize; ++kx)
-        UNROLL for (int x = 0; x < S::kColumns; ++x)
+      UNROLL for (int kx = 0; kx < kSize; ++kx) UNROLL for (int x = 0; x < S::kColumns; ++x)
           sums[y * S::kColumns + x] += weight[ky * kSize + kx] * row[kShift + x * kStride + kx];
     }
   }
@@ -71,7 +70,8 @@ __global__ void __launch_bounds__(kTileThreads)
   float bias = 0;
   int loaded_plane = -1;
   for (int i = threadIdx.x; i < shape.planes * strips; i += blockDim.x) {
-    const int plane = i / strips, strip = i % strips, strip_y = strip / shape.strips_x, strip_x = strip % shape.strips_x;
+    const int plane = i / strips, strip = i % strips, strip_y = strip / shape.strips_x,
+              strip_x = strip % shape.strips_x;
     const int64_t output_offset = output_offsets[plane];
     if (output_offset < 0) break;
     if (plane != loaded_plane) {
@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kTileThreads)
     }
     float sums[kOutputs];
     UNROLL for (int k = 0; k < kOutputs; ++k) sums[k] = bias;
-    const scalar_t* strip_tile = tile + (plane * shape.tile_rows + strip_y * S::kRows * kStride) * shape.pitch +
-                                 strip_x * kVec<scalar_t>;
+    const scalar_t* strip_tile =
+        tile + (plane * shape.tile_rows + strip_y * S::kRows * kStride) * shape.pitch + strip_x * kVec<scalar_t>;
     if constexpr (kSize > 0) {
       accumulate<scalar_t, kSize, kStride>(strip_tile, shape.pitch, weights, sums);
     } else {

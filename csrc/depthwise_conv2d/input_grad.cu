@@ -1,7 +1,8 @@
 // depthwise_conv2d, gradient with respect to input: the generic kernel and the choice between it and the fast ones.
 //
 // Generic kernel: one thread an element of grad_input, which gathers the outputs that it fed:
-//   grad_input[n, c, y, x] = sum over j, ky, kx with oy * stride_h = y + padding_h - ky * dilation_h (the same for x) of
+//   grad_input[n, c, y, x] = sum over j, ky, kx with oy * stride_h = y + padding_h - ky * dilation_h (the same for x)
+//   of
 //                            weight[c*m + j, ky, kx] * grad_output[n, c*m + j, oy, ox]
 // Must move each gradient once; does about kernel_h * kernel_w * multiplier / (stride_h * stride_w) multiply-adds an
 // element, each with two loads that hit the L1: bound by load instructions.
@@ -34,11 +35,11 @@ __device__ __forceinline__ Taps<index_t> taps_of(index_t coordinate, index_t pad
 }
 
 template <class scalar_t, class index_t>
-__global__ void __launch_bounds__(kGenericThreads) depthwise_conv2d_input_grad_kernel(const Params p, const GradSteps s) {
+__global__ void __launch_bounds__(kGenericThreads)
+    depthwise_conv2d_input_grad_kernel(const Params p, const GradSteps s) {
   using acc_t = acc_type<scalar_t>;
   const index_t i = index_t(blockIdx.x) * kGenericThreads + threadIdx.x;
-  const Position<index_t> at =
-      position<index_t>(i, p.layout, index_t(p.channels), index_t(p.height), index_t(p.width));
+  const Position<index_t> at = position<index_t>(i, p.layout, index_t(p.channels), index_t(p.height), index_t(p.width));
   if (at.n >= index_t(p.batch)) return;
 
   const Taps<index_t> taps_y = taps_of(at.y, index_t(p.padding_h), index_t(p.stride_h), index_t(p.dilation_h),
@@ -47,8 +48,8 @@ __global__ void __launch_bounds__(kGenericThreads) depthwise_conv2d_input_grad_k
                                        index_t(s.kernel_step_w), index_t(s.out_step_w));
   acc_t sum = 0;
   for (int64_t channel = at.c * p.multiplier; channel < (at.c + 1) * p.multiplier; ++channel) {
-    const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + at.n * p.output.stride_n +
-                           channel * p.output.stride_c;
+    const scalar_t* grad =
+        static_cast<const scalar_t*>(p.output.data) + at.n * p.output.stride_n + channel * p.output.stride_c;
     const scalar_t* weight = static_cast<const scalar_t*>(p.weight) + channel * (p.kernel_h * p.kernel_w);
     index_t oy = taps_y.out;
     for (index_t ky = taps_y.first; ky < index_t(p.kernel_h) && oy >= 0; ky += taps_y.step, oy -= taps_y.out_step) {

@@ -1,14 +1,14 @@
 // depthwise_conv2d, gradient with respect to input in NCHW at stride 2, kernel sizes 3, 5 and 7, multiplier 1.
 //
-// An input coordinate is reached by every second tap of the kernel only, which ones is known from its parity; so a thread
-// computes a register tile whose parities are fixed at compile time, from a tile of grad_output in shared memory. Must
-// move each gradient once; does kernel_h * kernel_w / 4 multiply-adds an element: bound by DRAM.
+// An input coordinate is reached by every second tap of the kernel only, which ones is known from its parity; so a
+// thread computes a register tile whose parities are fixed at compile time, from a tile of grad_output in shared
+// memory. Must move each gradient once; does kernel_h * kernel_w / 4 multiply-adds an element: bound by DRAM.
 #include "depthwise_conv2d/nchw_tile.cuh"
 
 namespace fastconv::depthwise_conv2d {
 
-// With x' = x + padding, output ox feeds x' = 2 * ox + kx. A thread's columns start at x' = 2 * q + kParity and its rows
-// at y' = 2 * q; it needs the outputs q + kFirst...
+// With x' = x + padding, output ox feeds x' = 2 * ox + kx. A thread's columns start at x' = 2 * q + kParity and its
+// rows at y' = 2 * q; it needs the outputs q + kFirst...
 template <class scalar_t, int kSize>
 struct Stride2Strip {
   static constexpr int kWidth = kVec<scalar_t>, kHalf = kWidth / 2, kParity = kSize / 2 % 2;
@@ -34,13 +34,12 @@ __device__ __forceinline__ void accumulate_stride_2(const scalar_t* tile, int pi
     UNROLL for (int y = 0; y < S::kRows; ++y) {
       const int ky = y - 2 * (r + S::kFirstRow);
       if (ky < 0 || ky >= kSize) continue;
-      UNROLL for (int x = 0; x < S::kWidth; ++x)
-        UNROLL for (int tap = 0; tap < (kSize + 1) / 2; ++tap) {
-          const int kx = 2 * tap + (S::kParity + x) % 2;
-          if (kx >= kSize) continue;
-          const int column = (S::kParity + x - kx) / 2 - S::kFirst;  // an even number is halved
-          sums[y * S::kWidth + x] += weight[ky * kSize + kx] * row[S::kGroupShift + column];
-        }
+      UNROLL for (int x = 0; x < S::kWidth; ++x) UNROLL for (int tap = 0; tap < (kSize + 1) / 2; ++tap) {
+        const int kx = 2 * tap + (S::kParity + x) % 2;
+        if (kx >= kSize) continue;
+        const int column = (S::kParity + x - kx) / 2 - S::kFirst;  // an even number is halved
+        sums[y * S::kWidth + x] += weight[ky * kSize + kx] * row[S::kGroupShift + column];
+      }
     }
   }
 }
@@ -71,7 +70,8 @@ __global__ void __launch_bounds__(kTileThreads)
   float weights[kSize * kSize] = {};
   int loaded_plane = -1;
   for (int i = threadIdx.x; i < shape.planes * strips; i += blockDim.x) {
-    const int plane = i / strips, strip = i % strips, strip_y = strip / shape.strips_x, strip_x = strip % shape.strips_x;
+    const int plane = i / strips, strip = i % strips, strip_y = strip / shape.strips_x,
+              strip_x = strip % shape.strips_x;
     const int64_t offset = input_offsets[plane];
     if (offset < 0) break;
     if (plane != loaded_plane) {
@@ -93,8 +93,7 @@ __global__ void __launch_bounds__(kTileThreads)
       if (shape.vector_store) {
         if (x < width) store_vec(target, row);
       } else {
-        UNROLL for (int dx = 0; dx < S::kWidth; ++dx)
-          if (x + dx < width) target[dx] = from_acc<scalar_t>(row[dx]);
+        UNROLL for (int dx = 0; dx < S::kWidth; ++dx) if (x + dx < width) target[dx] = from_acc<scalar_t>(row[dx]);
       }
     }
   }

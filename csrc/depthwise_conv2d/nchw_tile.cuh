@@ -2,7 +2,8 @@
 //
 // A block stages, in the element type itself, `planes` tiles of the source; where the tile leaves the plane it holds
 // zeros. Column 0 of a tile lies `shift` columns left of the first column that is needed, so that 16-byte groups of the
-// global memory are 16-byte groups of the tile, and the needed columns start at the same place of a group in each strip.
+// global memory are 16-byte groups of the tile, and the needed columns start at the same place of a group in each
+// strip.
 #pragma once
 #include "common/async_copy.cuh"
 #include "depthwise_conv2d/kernels.cuh"
@@ -32,8 +33,8 @@ __device__ __forceinline__ void load_row(const scalar_t* address, float (&row)[k
 }
 
 // Where a block's planes start in a feature map; -1 past the last plane. `offsets` is in shared memory.
-__device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const FeatureMap& map, int first_plane,
-                                                  int planes, int plane_count, int out_channels, int multiplier) {
+__device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const FeatureMap& map, int first_plane, int planes,
+                                                  int plane_count, int out_channels, int multiplier) {
   for (int i = threadIdx.x; i < planes; i += blockDim.x) {
     const int plane = first_plane + i, n = plane / out_channels, channel = plane - n * out_channels;
     offsets[i] = plane < plane_count ? n * map.stride_n + channel / multiplier * map.stride_c : -1;
@@ -77,9 +78,9 @@ __device__ __forceinline__ void stage_tiles(scalar_t* tile, const TileShape& sha
   }
 }
 
-// Correlates a tile with a kernel of any size at stride 1. `weight` [kernel_h, taps] is in shared memory, with tap kx of a row at shift + kx, and is
-// read as broadcasts; the thread's window slides over a row of the tile kTapGroup taps at a time. A tap outside the
-// kernel is skipped and not multiplied by zero: the input there may be infinite.
+// Correlates a tile with a kernel of any size at stride 1. `weight` [kernel_h, taps] is in shared memory, with tap kx
+// of a row at shift + kx, and is read as broadcasts; the thread's window slides over a row of the tile kTapGroup taps
+// at a time. A tap outside the kernel is skipped and not multiplied by zero: the input there may be infinite.
 template <class scalar_t, int kOutputs>
 __device__ __forceinline__ void accumulate_any_size(const scalar_t* tile, int pitch, const float* weight, int kernel_h,
                                                     int kernel_w, int shift, int taps, float (&sums)[kOutputs]) {
@@ -99,20 +100,23 @@ __device__ __forceinline__ void accumulate_any_size(const scalar_t* tile, int pi
       }
       const int first = shift - tap, last = shift + kernel_w - tap;  // taps [first, last) of this group exist
       if (first <= 0 && last >= kTapGroup) {
-        UNROLL for (int y = 0; y < kRows; ++y) {
-          if (unsigned(r - y) < unsigned(kernel_h)) {
-            const float4* w4 = reinterpret_cast<const float4*>(weight + (r - y) * taps + tap);
-            UNROLL for (int q = 0; q < kTapGroup / 4; ++q) {
-              const float4 w = w4[q];
-              UNROLL for (int x = 0; x < kColumns; ++x) {
-                float& sum = sums[y * kColumns + x];
-                sum += w.x * window[4 * q + x];
-                sum += w.y * window[4 * q + 1 + x];
-                sum += w.z * window[4 * q + 2 + x];
-                sum += w.w * window[4 * q + 3 + x];
-              }
+        auto add_row = [&](int y) {
+          const float4* w4 = reinterpret_cast<const float4*>(weight + (r - y) * taps + tap);
+          UNROLL for (int q = 0; q < kTapGroup / 4; ++q) {
+            const float4 w = w4[q];
+            UNROLL for (int x = 0; x < kColumns; ++x) {
+              float& sum = sums[y * kColumns + x];
+              sum += w.x * window[4 * q + x];
+              sum += w.y * window[4 * q + 1 + x];
+              sum += w.z * window[4 * q + 2 + x];
+              sum += w.w * window[4 * q + 3 + x];
             }
           }
+        };
+        if (r >= kRows - 1 && r < kernel_h) {  // most rows: no branch for each output row
+          UNROLL for (int y = 0; y < kRows; ++y) add_row(y);
+        } else {
+          UNROLL for (int y = 0; y < kRows; ++y) if (unsigned(r - y) < unsigned(kernel_h)) add_row(y);
         }
       } else {
         UNROLL for (int t = 0; t < kTapGroup; ++t) {

@@ -48,7 +48,8 @@ inline Plan channels_last_forward_plan(const Params& p, const DeviceFacts& devic
   if (plan.kernel_size > 0) {
     const int64_t images = p.batch * tile.channel_blocks * tile.tiles_x;
     const int64_t enough = 16 * (plan.kernel_size - 1) / plan.stride;
-    while (rows < enough && rows < p.out_height && images * ceil_div(p.out_height, 2 * rows) >= 3 * device.multiprocessors)
+    while (rows < enough && rows < p.out_height &&
+           images * ceil_div(p.out_height, 2 * rows) >= 3 * device.multiprocessors)
       rows *= 2;
   }
   tile.tiles_y = int(ceil_div(p.out_height, rows));
@@ -77,8 +78,8 @@ inline Plan channels_last_weight_grad_plan(const Params& p, const DeviceFacts& d
   // Enough blocks to fill the GPU four times over, each with a row for every thread at least; but beyond one block a
   // multiprocessor no more partial sums than a tenth of what must be read.
   const int64_t tensors = p.batch * (p.height * p.width + p.out_height * p.out_width) * element_size(p.dtype);
-  const int64_t cheap = std::max(tensors / (10 * 4 * p.kernel_h * p.kernel_w),
-                                 ceil_div(device.multiprocessors, shape.channel_blocks));
+  const int64_t cheap =
+      std::max(tensors / (10 * 4 * p.kernel_h * p.kernel_w), ceil_div(device.multiprocessors, shape.channel_blocks));
   const int64_t wanted = std::min(cheap, ceil_div(4 * device.multiprocessors, shape.channel_blocks));
   const int64_t splits = std::clamp<int64_t>(wanted, 1, ceil_div(rows, shape.row_lanes));
   shape.rows_per_split = int(ceil_div(rows, splits));

@@ -22,8 +22,8 @@ inline int measure_tile(TileShape& shape, const Params& p, int rows, int columns
   const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w);
   shape.tile_rows = (shape.strips_y * rows - 1) * stride + kernel_h;
   shape.taps = int(ceil_div(shape.shift + kernel_w, kTapGroup)) * kTapGroup;
-  const int strip_groups = any_size ? shape.taps / width + 1
-                                    : int(ceil_div(shape.shift + (columns - 1) * stride + kernel_w, width));
+  const int strip_groups =
+      any_size ? shape.taps / width + 1 : int(ceil_div(shape.shift + (columns - 1) * stride + kernel_w, width));
   shape.row_groups = shape.strips_x - 1 + strip_groups;
   // An odd pitch keeps the strips of one warp that lie below each other in different banks.
   shape.pitch = (shape.row_groups | 1) * width;
@@ -35,9 +35,9 @@ inline int measure_tile(TileShape& shape, const Params& p, int rows, int columns
   return bytes;
 }
 
-// Chooses strips, tiles and planes for planes of strips_y x strips_x strips. In x: the row, or equal parts of at most 32
-// strips. Then strips in y, at most two rounds of threads. Then planes, until a block is full. `bytes` measures the shape,
-// which is to fit `blocks_at_once` times in a multiprocessor. Small problems get smaller blocks, so that every
+// Chooses strips, tiles and planes for planes of strips_y x strips_x strips. In x: the row, or equal parts of at most
+// 32 strips. Then strips in y, at most two rounds of threads. Then planes, until a block is full. `bytes` measures the
+// shape, which is to fit `blocks_at_once` times in a multiprocessor. Small problems get smaller blocks, so that every
 // multiprocessor has work.
 template <class Bytes>
 void cut_into_tiles(TileShape& shape, int64_t strips_x, int64_t strips_y, int64_t plane_count, int blocks_at_once,
@@ -69,8 +69,8 @@ inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool f
 
   TileShape& shape = plan.tile;
   shape.flip = flip;
-  shape.shift = plan.kernel_size ? tile_shift(plan.kernel_size / 2, width)
-                                 : int(((-p.padding_w) % width + width) % width);
+  shape.shift =
+      plan.kernel_size ? tile_shift(plan.kernel_size / 2, width) : int(((-p.padding_w) % width + width) % width);
   shape.load_width = load_width(p.input, p.width, p.padding_w + shape.shift, p.dtype);
   shape.vector_store = is_aligned(p.output, columns, p.dtype) && p.out_width % columns == 0;
 

@@ -1,11 +1,12 @@
 // depthwise_conv2d, gradient with respect to weight: the generic kernel, the second pass that adds partial sums, and
 // the choice between kernels.
 //
-// Every kernel writes partial sums [splits, C * multiplier, kernel_h, kernel_w] of its share of the N * H * W terms into
-// the workspace, and the second pass adds them in a fixed order: no atomics, so results are bitwise repeatable always.
+// Every kernel writes partial sums [splits, C * multiplier, kernel_h, kernel_w] of its share of the N * H * W terms
+// into the workspace, and the second pass adds them in a fixed order: no atomics, so results are bitwise repeatable
+// always.
 //
-// Generic kernel: one block a (tap, group of channels, split). Must move both tensors once, but reads them once for each
-// tap, mostly from the L2: bound by load instructions.
+// Generic kernel: one block a (tap, group of channels, split). Must move both tensors once, but reads them once for
+// each tap, mostly from the L2: bound by load instructions.
 #include "depthwise_conv2d/kernels.cuh"
 
 namespace fastconv::depthwise_conv2d {

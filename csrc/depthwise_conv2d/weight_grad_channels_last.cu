@@ -3,8 +3,8 @@
 //
 // A thread has 16 bytes of channels, one row ky of the kernel, and every row_lanes-th output row of its block's share;
 // it walks along a row with a window of inputs in registers. Must move both tensors once; the kSize threads that share
-// a row of grad_output meet in the L1. Does kernel_h * kernel_w multiply-adds an output: bound by DRAM at sizes 3 and 5,
-// by FFMA at size 7 in 16-bit types.
+// a row of grad_output meet in the L1. Does kernel_h * kernel_w multiply-adds an output: bound by DRAM at sizes 3 and
+// 5, by FFMA at size 7 in 16-bit types.
 #include "depthwise_conv2d/channels_last_tile.cuh"
 
 namespace fastconv::depthwise_conv2d {
@@ -18,7 +18,7 @@ __device__ __forceinline__ void accumulate_weight_grad_row(const scalar_t* grad,
   constexpr int kWidth = kVec<scalar_t>;
   float window[kSize][kWidth];
   UNROLL for (int j = 0; j < kSize - kStride; ++j)
-    load_or_zero(input + j * input_stride, unsigned(j - padding) < unsigned(width), window[j]);
+      load_or_zero(input + j * input_stride, unsigned(j - padding) < unsigned(width), window[j]);
   for (int x = 0; x < out_width; x += kSize) {
     UNROLL for (int t = 0; t < kSize; ++t) {
       if (x + t < out_width) {
@@ -29,8 +29,8 @@ __device__ __forceinline__ void accumulate_weight_grad_row(const scalar_t* grad,
           load_or_zero(input + column * input_stride, unsigned(column - padding) < unsigned(width),
                        window[(t * kStride + s) % kSize]);
         }
-        UNROLL for (int kx = 0; kx < kSize; ++kx)
-          UNROLL for (int v = 0; v < kWidth; ++v) sums[kx][v] += g[v] * window[(t * kStride + kx) % kSize][v];
+        UNROLL for (int kx = 0; kx < kSize; ++kx) UNROLL for (int v = 0; v < kWidth; ++v) sums[kx][v] +=
+            g[v] * window[(t * kStride + kx) % kSize][v];
       }
     }
   }

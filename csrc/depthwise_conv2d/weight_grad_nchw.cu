@@ -2,8 +2,8 @@
 //
 // A block has one channel and a share of its images and tiles. Input and grad_output tiles are staged in shared memory,
 // each thread keeps the whole kernel's sums in registers over all of the block's tiles, and the block adds them up once
-// at its end. Must move both tensors once; does kernel_h * kernel_w multiply-adds an output: bound by DRAM at sizes 3 and
-// 5, by FFMA at size 7 in 16-bit types.
+// at its end. Must move both tensors once; does kernel_h * kernel_w multiply-adds an output: bound by DRAM at sizes 3
+// and 5, by FFMA at size 7 in 16-bit types.
 #include "depthwise_conv2d/nchw_tile.cuh"
 
 namespace fastconv::depthwise_conv2d {
@@ -30,9 +30,8 @@ __device__ __forceinline__ void accumulate_weight_grad(const scalar_t* input, in
     UNROLL for (int y = 0; y < S::kRows; ++y) {
       const int ky = r - y * kStride;
       if (ky < 0 || ky >= kSize) continue;
-      UNROLL for (int kx = 0; kx < kSize; ++kx)
-        UNROLL for (int x = 0; x < S::kColumns; ++x)
-          sums[ky * kSize + kx] += grads[y][x] * row[kShift + x * kStride + kx];
+      UNROLL for (int kx = 0; kx < kSize; ++kx) UNROLL for (int x = 0; x < S::kColumns; ++x) sums[ky * kSize + kx] +=
+          grads[y][x] * row[kShift + x * kStride + kx];
     }
   }
 }

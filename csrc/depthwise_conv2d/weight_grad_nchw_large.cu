@@ -1,9 +1,9 @@
 // depthwise_conv2d, gradient with respect to weight in NCHW for large kernels at stride 1.
 //
-// The gradient is itself a correlation: of the input with grad_output as the kernel, and the kernel's taps as outputs. So
-// this is the any-size forward kernel with grad_output, cut into pieces that fit in shared memory, in the place of the
-// weights: a thread has a register tile of taps of one channel over all images and pieces of its block's share. Does
-// kernel_h * kernel_w multiply-adds for each element of grad_output: bound by FFMA.
+// The gradient is itself a correlation: of the input with grad_output as the kernel, and the kernel's taps as outputs.
+// So this is the any-size forward kernel with grad_output, cut into pieces that fit in shared memory, in the place of
+// the weights: a thread has a register tile of taps of one channel over all images and pieces of its block's share.
+// Does kernel_h * kernel_w multiply-adds for each element of grad_output: bound by FFMA.
 #include "depthwise_conv2d/nchw_tile.cuh"
 
 namespace fastconv::depthwise_conv2d {
@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kTileThreads)
       grad_offsets[i] = exists ? n * p.output.stride_n + channel * p.output.stride_c : -1;
     }
     __syncthreads();
-    stage_tiles(input_tile, shape, p.input, input_offsets, y0 - int(p.padding_h),
-                x0 - int(p.padding_w) - shape.shift, int(p.height), int(p.width));
+    stage_tiles(input_tile, shape, p.input, input_offsets, y0 - int(p.padding_h), x0 - int(p.padding_w) - shape.shift,
+                int(p.height), int(p.width));
     for_each_item(min(shape.planes, channels_left), max(rows, 1), columns, [&](int i, int y, int x) {
       if (y < rows)
         grad_rows[(i * grad_rows_at_most + y) * shape.taps + shape.shift + x] =
@@ -58,9 +58,8 @@ __global__ void __launch_bounds__(kTileThreads)
   const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w);
   float* target = partial + (int64_t(split) * out_channels + first_channel + plane) * (kernel_h * kernel_w);
   UNROLL for (int y = 0; y < S::kRows; ++y)
-    UNROLL for (int x = 0; x < S::kColumns; ++x)
-      if (ky0 + y < kernel_h && kx0 + x < kernel_w)
-        target[(ky0 + y) * kernel_w + kx0 + x] = sums[y * S::kColumns + x];
+      UNROLL for (int x = 0; x < S::kColumns; ++x) if (ky0 + y < kernel_h && kx0 + x < kernel_w)
+          target[(ky0 + y) * kernel_w + kx0 + x] = sums[y * S::kColumns + x];
 }
 
 cudaError_t launch_weight_grad_nchw_large(const Params& params, const Plan& plan, void* workspace,

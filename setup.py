@@ -18,7 +18,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: the oldest torch that a build runs on
 
@@ -68,7 +68,7 @@ def sources(suffixes: tuple[str, ...]) -> list[str]:
             sys.exit(f"FASTCONV_ONLY: no operator {name!r} in csrc (there are {', '.join(operators)})")
     folders = [CSRC / "common", *(CSRC / name for name in only or operators)]
     files = sorted(file for folder in folders for file in folder.iterdir())
-    return [str(file.relative_to(ROOT)) for file in files if file.name.endswith(suffixes)]
+    return [str(file.relative_to(ROOT)) for file in files if str(file).endswith(suffixes)]
 
 
 CUDA_HOME = find_cuda_home()
@@ -90,8 +90,16 @@ DEFINES = [
     ("FASTCONV_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
 ]
 # -ffp-contract=fast is gcc's default and not clang's.
-CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden"]
+CXX_FLAGS += ["-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
+
+
+def cuda_defines() -> list[tuple[str, str]]:
+    """What `_C_cuda` says about itself (csrc/common/cuda.cpp)."""
+    release = "{}.{}".format(*nvcc_release(CUDA_HOME))
+    architectures = ",".join(re.split(r"[;\s]+", os.environ["TORCH_CUDA_ARCH_LIST"].strip()))
+    return [("FASTCONV_BUILT_WITH_CUDA", f'"{release}"'), ("FASTCONV_CUDA_ARCHITECTURES", f'"{architectures}"')]
 
 
 def extension(name: str, files: list[str], libraries: list[str], cuda: bool = False) -> Extension:
@@ -107,21 +115,36 @@ def extension(name: str, files: list[str], libraries: list[str], cuda: bool = Fa
         ],
         library_dirs=[*cpp_extension.library_paths(), *([str(CUDA_HOME / "lib64")] if cuda else [])],
         libraries=["torch_cpu", *libraries],
-        define_macros=DEFINES + ([("FASTCONV_BUILT_WITH_CUDA", f'"{nvcc_release(CUDA_HOME)}"')] if cuda else []),
+        define_macros=DEFINES + (cuda_defines() if cuda else []),
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS} if cuda else CXX_FLAGS,
         extra_link_args=["-Wl,--gc-sections"] if sys.platform == "linux" else [],
     )
 
 
-SHARED = [file for file in sources((".cpp",)) if not file.endswith(("_cpu.cpp", "_cuda.cpp", "cuda.cpp"))]
-CPU = [file for file in sources(("_cpu.cpp",))]
-CUDA = [file for file in sources(("_cuda.cpp", "/cuda.cpp", ".cu"))]
+class BuildExtension(cpp_extension.BuildExtension):
+    """Keeps the objects in build/<extension>, so that each way of building finds what another has compiled.
+
+    setuptools would compile an editable install in a temporary folder, everything anew each time; and the sources that
+    both extensions contain would overwrite each other's objects.
+    """
+
+    def build_extension(self, ext: Extension) -> None:
+        self.build_temp = str(ROOT / "build" / ext.name)
+        super().build_extension(ext)
+
+
+SHARED = [file for file in sources((".cpp",)) if not file.endswith(("_cpu.cpp", "_cuda.cpp", "/cuda.cpp"))]
+CPU = sources(("_cpu.cpp",))
+CUDA = sources(("_cuda.cpp", "/cuda.cpp", ".cu"))
 
 extensions = [extension("fastconv._C", ["csrc/library.cpp", "csrc/module.cpp", *SHARED, *CPU], [])]
 if WITH_CUDA and CUDA:
-    extensions.append(extension("fastconv._C_cuda", [*SHARED, *CUDA], ["cudart_static", "dl", "rt", "pthread"], cuda=True))
-print(f"fastconv: building {', '.join(e.name for e in extensions)} with torch {torch.__version__}"
-      + (f", nvcc {CUDA_HOME} for {os.environ['TORCH_CUDA_ARCH_LIST']}" if WITH_CUDA else ", without CUDA kernels"))
+    libraries = ["cudart_static", "dl", "rt", "pthread"]
+    extensions.append(extension("fastconv._C_cuda", [*SHARED, *CUDA], libraries, cuda=True))
+print(
+    f"fastconv: building {', '.join(e.name for e in extensions)} with torch {torch.__version__}"
+    + (f", nvcc {CUDA_HOME} for {os.environ['TORCH_CUDA_ARCH_LIST']}" if WITH_CUDA else ", without CUDA kernels")
+)
 
 setup(
     packages=[
@@ -131,5 +154,5 @@ setup(
     package_dir={"fastconv": "pyext/fastconv", "fastconv.triton_kernels": "triton_kernels"},
     package_data={"fastconv": ["py.typed"]},
     ext_modules=extensions,
-    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)},
+    cmdclass={"build_ext": BuildExtension},
 )

@@ -1,8 +1,8 @@
 """Loads the compiled libraries and says which backend serves CUDA tensors.
 
-`_C` (schemas and CPU kernels) is needed: if it does not load, importing fastconv fails at once. `_C_cuda` is loaded where
-this torch has CUDA; if it is missing or fails to load, Triton's kernels take its place, and where there is no Triton
-either, the reason is kept and told when a CUDA tensor first arrives.
+`_C` (schemas and CPU kernels) is needed: if it does not load, importing fastconv fails at once. `_C_cuda` is loaded
+where this torch has CUDA; if it is missing or fails to load, Triton's kernels take its place, and where there is no
+Triton either, the reason is kept and told when a CUDA tensor first arrives.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _load_cuda() -> str | None:
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        return f"{library.name} failed to load: {error}"
+        return f"{library.name} failed to load: {error.__cause__ or error}"  # torch keeps the reason in the cause
     return None
 
 

@@ -68,9 +68,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             input = nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
-        return depthwise_conv2d(
-            input, self.weight, self.bias, self.stride, padding, self.dilation, self.activation
-        )
+        return depthwise_conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.activation)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

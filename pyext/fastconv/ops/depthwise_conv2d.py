@@ -84,8 +84,8 @@ def _pad_by_name(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checks. csrc/depthwise_conv2d/depthwise_conv2d.cpp is the authority for C++ kernels; this is the same in Python for the
-# fake kernels and for Triton's. tests/test_depthwise_conv2d.py holds both to the same texts.
+# Checks. csrc/depthwise_conv2d/depthwise_conv2d.cpp is the authority for C++ kernels; this is the same in Python for
+# the fake kernels and for Triton's. tests/test_depthwise_conv2d.py holds both to the same texts.
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,21 @@ def check_arguments(
     require(channels > 0, lambda: f"input must have at least one channel, got {_shape(input)}")
     require(
         weight.shape[0] > 0 and weight.shape[0] % channels == 0,
-        lambda: f"weight.size(0) must be a multiple of {channels}, the channels of input, got {weight.shape[0]} "
-        f"(input {_shape(input)}, weight {_shape(weight)})",
+        lambda: (
+            f"weight.size(0) must be a multiple of {channels}, the channels of input, got {weight.shape[0]} "
+            f"(input {_shape(input)}, weight {_shape(weight)})"
+        ),
     )
     kernel = weight.shape[2:]
     span = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
     padded = [size + 2 * p for size, p in zip((height, width), padding)]
     require(
         span[0] <= padded[0] and span[1] <= padded[1],
-        lambda: f"the dilated kernel ({span[0]} x {span[1]}) must not be larger than the padded input "
-        f"({padded[0]} x {padded[1]}); input {_shape(input)}, weight {_shape(weight)}, padding {tuple(padding)}, "
-        f"dilation {tuple(dilation)}",
+        lambda: (
+            f"the dilated kernel ({span[0]} x {span[1]}) must not be larger than the padded input "
+            f"({padded[0]} x {padded[1]}); input {_shape(input)}, weight {_shape(weight)}, padding {tuple(padding)}, "
+            f"dilation {tuple(dilation)}"
+        ),
     )
     require(
         activation in ACTIVATIONS,
@@ -289,7 +293,7 @@ torch.library.register_autograd("fastconv::depthwise_conv2d", _backward, setup_c
 
 
 def _input_grad_setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    grad_output, input, weight, *ctx.geometry = inputs
+    grad_output, _, weight, *ctx.geometry = inputs
     ctx.save_for_backward(grad_output, weight)
 
 

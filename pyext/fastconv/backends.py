@@ -1,0 +1,167 @@
+"""Which kernels serve which operator on which device, and why: the facts that `python -m fastconv info` prints."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from . import _C, _load
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Versions:
+    fastconv: str
+    built_with_torch: str
+    compiler: str
+    torch: str
+    gpu_platform: str  # what this torch was built for: "CUDA 13.0", "ROCm 7.0" or "CPU only"
+    python: str
+
+
+@dataclass(frozen=True)
+class CpuKernels:
+    capability: str  # avx512, avx2 or baseline
+    why: str
+
+
+@dataclass(frozen=True)
+class CudaLibrary:
+    """`_C_cuda`. What it was built with is read from the file, so that it is known of a library that does not load."""
+
+    path: Path | None
+    error: str | None  # why it is not loaded; None if it is
+    built_with_cuda: str | None = None
+    built_with_torch: str | None = None
+    architectures: tuple[str, ...] = ()  # as in TORCH_CUDA_ARCH_LIST: "9.0", "12.0+PTX"
+
+
+@dataclass(frozen=True)
+class Triton:
+    version: str | None
+    error: str | None  # why its kernels are not used; None if they are
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What runs when `operator` is called with tensors on `device`."""
+
+    operator: str
+    device: str
+    backend: str | None  # "C++", "CUDA", "Triton"; None where a call is an error
+    why: str
+
+
+def versions() -> Versions:
+    build = _C.build_info()
+    if torch.version.cuda:
+        gpu_platform = f"CUDA {torch.version.cuda}"
+    else:
+        gpu_platform = f"ROCm {torch.version.hip}" if torch.version.hip else "CPU only"
+    compiler = build["compiler"]
+    return Versions(
+        fastconv=version("fastconv"),
+        built_with_torch=build["torch"],
+        compiler=f"g++ {compiler}" if compiler[0].isdigit() else compiler,  # clang gives its name, gcc does not
+        torch=torch.__version__,
+        gpu_platform=gpu_platform,
+        python=platform.python_version(),
+    )
+
+
+def cpu_kernels() -> CpuKernels:
+    wanted = os.environ.get("FASTCONV_CPU_CAPABILITY")
+    why = "the best that was built and this processor has"
+    return CpuKernels(_C.cpu_capability(), f"FASTCONV_CPU_CAPABILITY={wanted}" if wanted else why)
+
+
+def cuda_library() -> CudaLibrary:
+    path = _load._cuda_library()
+    if path is None:
+        return CudaLibrary(None, _load.cuda_error)
+    built = _read_build(path)
+    if built is None:
+        return CudaLibrary(path, _load.cuda_error)
+    cuda, architectures, with_torch = (part.decode() for part in built)
+    return CudaLibrary(path, _load.cuda_error, cuda, with_torch, tuple(architectures.split(",")))
+
+
+def _read_build(path: Path) -> tuple[bytes, ...] | None:
+    """The text that csrc/common/cuda.cpp puts into the library: CUDA version, architectures, torch version."""
+    if path.stat().st_size == 0:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = re.search(rb"fastconv_cuda_build:([^:\0]*):([^:\0]*):([^:\0]*):", content)
+        return found.groups() if found else None
+
+
+def triton() -> Triton:
+    try:
+        import triton as package
+    except ImportError:
+        return Triton(None, _load.triton_error)
+    return Triton(package.__version__, _load.triton_error)
+
+
+def gpus() -> list[Gpu]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    return [Gpu(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in devices]
+
+
+def why_gpu_is_not_served(library: CudaLibrary, capability: tuple[int, int]) -> str | None:
+    """Why the kernels in `library` cannot run on a GPU of this compute capability, or None if they can."""
+    for architecture in library.architectures:
+        found = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", architecture)
+        if found is None:
+            return None  # a name such as Hopper: which torch understands, and this function does not judge
+        built = int(found[1]), int(found[2])
+        # Machine code runs on later cards of the same generation, PTX on every later card.
+        if built <= capability and (found[3] or built[0] == capability[0]):
+            return None
+    return f"_C_cuda was built for {', '.join(library.architectures)}, which a GPU of {_dotted(capability)} cannot run"
+
+
+def service(operator: str, device: str) -> Service:
+    """Which kernels run when `operator`, one of `_load.OPERATORS`, is called with tensors on `device`."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}[device]
+    missing = [
+        name
+        for name in _load.OPERATORS[operator]
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{name}", key)
+    ]
+    if missing:
+        why = f"{', '.join(missing)} left out of this build (FASTCONV_ONLY)"
+        return Service(operator, device, None, why)
+    if device == "cpu":
+        return Service(operator, device, "C++", f"{_C.cpu_capability()} kernels of _C")
+    if _load.cuda_error is None:
+        library = cuda_library()
+        reasons = [why_gpu_is_not_served(library, gpu.capability) for gpu in gpus()]
+        if reasons and all(reasons):
+            return Service(operator, device, None, reasons[0] or "")
+        return Service(operator, device, "CUDA", "_C_cuda is loaded" + ("" if reasons else "; torch sees no GPU here"))
+    if _load.triton_error is None:
+        return Service(operator, device, "Triton", _load.cuda_error)
+    return Service(operator, device, None, f"CUDA: {_load.cuda_error}. Triton: {_load.triton_error}")
+
+
+def services() -> list[Service]:
+    return [service(operator, device) for operator in _load.OPERATORS for device in DEVICES]
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return "{}.{}".format(*capability)

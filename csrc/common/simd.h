@@ -90,10 +90,9 @@ FASTCONV_INLINE Vec<acc_type<scalar_t>> load_first(const scalar_t* p, int64_t co
   if constexpr (sizeof(scalar_t) == 4) return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16(mask), p);
   if constexpr (sizeof(scalar_t) == 8) return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8(mask), p);
   if constexpr (sizeof(scalar_t) == 2) {
-    scalar_t buffer[lanes];
     const __m256i bits = _mm256_maskz_loadu_epi16(__mmask16(mask), p);
-    std::memcpy(buffer, &bits, sizeof bits);
-    return load(buffer);
+    if constexpr (std::is_same_v<scalar_t, f16>) return (Vec<float>)_mm512_cvtph_ps(bits);
+    return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
   }
 #elif FASTCONV_VECTOR_BYTES == 32
   if constexpr (sizeof(scalar_t) == 4) {

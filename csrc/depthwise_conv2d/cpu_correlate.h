@@ -37,29 +37,35 @@ inline void fill_tap_columns(const Axis& x, bool lanes_are_channels, int64_t sub
 
 // ---- nchw
 
+// `rows` destination rows of a plane from their sums, `phase_step` apart for each phase of the columns.
 template <class scalar_t, class acc_t>
-inline void store_nchw_row(const Correlation& c, const acc_t* sums, int64_t phase_step, acc_t bias, scalar_t* row) {
+__attribute__((noinline)) void store_nchw_rows(const Correlation& c, const acc_t* sums, int64_t sums_pitch,
+                                               int64_t phase_step, int64_t rows, acc_t bias, scalar_t* out,
+                                               int64_t out_row_step) {
   constexpr int lanes = kLanes<acc_t>;
-  if (c.x.phases.size() == 1) {
-    const int64_t count = c.x.phases[0].count;
-    const Activation activation = c.activation;
-    if (activation == Activation::none) {
-      for (int64_t i = 0; i < count; i += lanes) store_first(row + i, load(sums + i) + bias, count - i);
+  const int64_t count = c.x.phases[0].count, bytes = count * c.x.step * int64_t(sizeof(scalar_t));
+  const Activation activation = c.activation;
+  const Vec<acc_t> bias_lanes = broadcast(bias);
+  for (int64_t row = 0; row < rows; ++row, sums += sums_pitch, out += out_row_step) {
+    prefetch_ahead<true>(out, bytes);
+    if (c.x.step == 1) {
+      if (activation == Activation::none) {
+        for (int64_t i = 0; i < count; i += lanes) store_first(out + i, load(sums + i) + bias_lanes, count - i);
+      } else {
+        for (int64_t i = 0; i < count; i += lanes)
+          store_first(out + i, activate<acc_t>(load(sums + i) + bias_lanes, activation), count - i);
+      }
+    } else if (c.x.step == 2 && c.x.phases.size() == 2) {
+      const int64_t pairs = c.x.phases[1].count;
+      interleave(sums, sums + phase_step, pairs, out);
+      if (count > pairs) out[2 * pairs] = from_float<scalar_t>(sums[pairs]);
     } else {
-      for (int64_t i = 0; i < count; i += lanes)
-        store_first(row + i, activate<acc_t>(load(sums + i) + bias, activation), count - i);
+      const acc_t* phase_sums = sums;
+      for (const Phase& px : c.x.phases) {
+        for (int64_t i = 0; i < px.count; ++i) out[px.first + c.x.step * i] = from_float<scalar_t>(phase_sums[i]);
+        phase_sums += phase_step;
+      }
     }
-    return;
-  }
-  if (c.x.step == 2) {
-    const int64_t pairs = c.x.phases[1].count;
-    interleave(sums, sums + phase_step, pairs, row);
-    if (c.x.phases[0].count > pairs) row[2 * pairs] = from_float<scalar_t>(sums[pairs]);
-    return;
-  }
-  for (const Phase& px : c.x.phases) {
-    for (int64_t i = 0; i < px.count; ++i) row[px.first + c.x.step * i] = from_float<scalar_t>(sums[i]);
-    sums += phase_step;
   }
 }
 
@@ -68,14 +74,15 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
   using acc_t = acc_type<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const Params& p = *c.params;
-  const RowFormat format = nchw_row_format<acc_t>(c.x);
-  const int64_t vectors = (c.x.count + lanes - 1) / lanes, strips = (c.y.count + strip - 1) / strip;
+  const ImagesInRow<acc_t> in_row(c.x, p.batch);
+  const RowFormat format = nchw_row_format<acc_t>(c.x, in_row.columns);
+  const int64_t vectors = (in_row.columns + lanes - 1) / lanes, strips = (c.y.count + strip - 1) / strip;
   const int64_t rows = vectors == 1 ? kNarrowRows : kNchwRows;
   const int64_t phases_x = c.x.phases.size();
   // Forward of float and double: the kernels lie in memory as the tiles read them.
   const bool in_order = c.sources == 1 && c.y.phases.size() == 1 && phases_x == 1 && c.x.phases[0].k_step == 1;
-  const bool stores_directly =
-      sizeof(scalar_t) == sizeof(acc_t) && c.activation == Activation::none && c.y.phases.size() == 1 && phases_x == 1;
+  const bool stores_directly = sizeof(scalar_t) == sizeof(acc_t) && c.activation == Activation::none &&
+                               c.y.phases.size() == 1 && phases_x == 1 && in_row.images == 1;
   // Columns are cut evenly: two tiles of 3 vectors are faster than one of 4 and one of 2.
   const int64_t chunks = (vectors + kNchwVectors - 1) / kNchwVectors;
   const int64_t narrow = vectors / chunks, wide_chunks = vectors % chunks;
@@ -105,7 +112,9 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
   fill_zero(source_scratch, source_scratch + c.sources * source_rows * format.pitch);
 
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t plane = strips == 1 ? item : item / strips, n = plane / c.channels, channel = plane - n * c.channels;
+    const int64_t plane = strips == 1 ? item : item / strips, group_n = plane / c.channels;
+    const int64_t channel = plane - group_n * c.channels, n = group_n * in_row.images;
+    const int64_t images = p.batch - n < in_row.images ? p.batch - n : in_row.images;
     const int64_t first = (item - plane * strips) * strip, last = first + strip < c.y.count ? first + strip : c.y.count;
     const acc_t* plane_weights = weights;
     if (std::is_same_v<scalar_t, acc_t> && in_order)
@@ -124,10 +133,14 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
       const int64_t pack_end = packed >= needed ? packed : needed + ahead < total ? needed + ahead : total;
       if (packed < pack_end) {
         const int64_t y = first * c.y.stride - c.y.pad;
-        for (int64_t j = 0; j < c.sources; ++j)
-          pack_nchw_rows(source_image + (channel * c.sources + j) / c.repeat * c.source.stride_c, c.source.stride_h,
-                         c.y.source_size, y + packed, y + pack_end, c.x, format, strips == 1,
-                         source_scratch + (j * source_rows + packed) * format.pitch);
+        for (int64_t image = 0; image < images; ++image)
+          for (int64_t j = 0; j < c.sources; ++j) {
+            const int64_t kernel = channel * c.sources + j, source_channel = c.repeat == 1 ? kernel : kernel / c.repeat;
+            pack_nchw_rows(source_image + image * c.source.stride_n + source_channel * c.source.stride_c,
+                           c.source.stride_h, c.y.source_size, y + packed, y + pack_end, c.x, format,
+                           strips == 1 || image > 0,  // the first image's rows of padding are everyone's
+                           source_scratch + (j * source_rows + packed) * format.pitch + image * in_row.slot);
+          }
         packed = pack_end;
       }
       const acc_t* phase_weights = plane_weights;
@@ -177,12 +190,11 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
         }
         if (stores_directly) continue;
         const int64_t rows_end = group_end < py.count ? group_end : py.count;
-        for (int64_t row = row0; row < rows_end; ++row) {
-          prefetch_ahead<true>(out_plane + (py.first + c.y.step * row) * c.destination.stride_h,
-                               py.count * int64_t(sizeof(scalar_t)));
-          store_nchw_row(c, sums + (row - row0) * sums_pitch, phase_step, bias,
-                         out_plane + (py.first + c.y.step * row) * c.destination.stride_h);
-        }
+        for (int64_t image = 0; image < images; ++image)
+          store_nchw_rows(
+              c, sums + image * in_row.slot, sums_pitch, phase_step, rows_end - row0, bias,
+              out_plane + image * c.destination.stride_n + (py.first + c.y.step * row0) * c.destination.stride_h,
+              c.y.step * c.destination.stride_h);
       }
     }
   }
@@ -476,9 +488,11 @@ inline Split split_of(const Correlation& c, int64_t threads) {
   using acc_t = acc_type<scalar_t>;
   if (is_direct(c)) return {16, c.params->batch * ((c.y.count + 15) / 16)};
   const bool nchw = c.params->layout == Layout::nchw;
-  const int64_t units = c.params->batch * (nchw ? c.channels : block_groups<scalar_t>(c.channels));
-  const int64_t row_elements =
-      nchw ? nchw_row_format<acc_t>(c.x).pitch : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
+  const ImagesInRow<acc_t> in_row(c.x, c.params->batch);
+  const int64_t units = nchw ? (c.params->batch + in_row.images - 1) / in_row.images * c.channels
+                             : c.params->batch * block_groups<scalar_t>(c.channels);
+  const int64_t row_elements = nchw ? nchw_row_format<acc_t>(c.x, in_row.columns).pitch
+                                    : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
   // Few units: cut them, so that every thread gets about four items.
   const int64_t strips = threads == 1 ? 1 : (4 * threads + units - 1) / units;
   int64_t rows = (c.y.count + strips - 1) / strips;

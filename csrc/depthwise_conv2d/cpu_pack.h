@@ -16,13 +16,28 @@ inline int64_t rounded_to_lanes(int64_t count) {
   return (count + kLanes<acc_t> - 1) / kLanes<acc_t> * kLanes<acc_t>;
 }
 
+// Maps much narrower than a vector: several images of a channel lie side by side in a scratch row, `slot` destination
+// columns apart, each with its own padding.
 template <class acc_t>
-inline RowFormat nchw_row_format(const Axis& x) {
+struct ImagesInRow {
+  int64_t images, slot, columns;  // columns: destination columns of the whole row
+
+  ImagesInRow(const Axis& x, int64_t batch) : images(1), columns(x.count) {
+    slot = ((x.count - 1) * x.stride + x.span + x.stride - 1) / x.stride;
+    if (5 * x.count <= 3 * kLanes<acc_t>) {
+      images = batch < 8 ? batch : 8;
+      columns = (images - 1) * slot + x.count;
+    }
+  }
+};
+
+template <class acc_t>
+inline RowFormat nchw_row_format(const Axis& x, int64_t destination_columns) {
   // Whole vectors are computed, so reads run past the last column that counts.
-  const int64_t reach = (rounded_to_lanes<acc_t>(x.count) - 1) * x.stride + x.span;
+  const int64_t reach = (rounded_to_lanes<acc_t>(destination_columns) - 1) * x.stride + x.span;
   const int64_t sub_pitch = rounded_to_lanes<acc_t>((reach + x.stride - 1) / x.stride);
-  const int64_t first = x.pad < 0 ? -x.pad : 0;
-  const int64_t last = x.source_size < reach - x.pad ? x.source_size : reach - x.pad;
+  const int64_t first = x.pad < 0 ? -x.pad : 0, needed = (x.count - 1) * x.stride + x.span - x.pad;
+  const int64_t last = x.source_size < needed ? x.source_size : needed;
   return {sub_pitch, sub_pitch * x.stride, first, last > first ? last : first};
 }
 
@@ -58,17 +73,27 @@ FASTCONV_INLINE void pack_nchw_row(const scalar_t* source, const Axis& x, const 
 // Rows y0 <= y < y1 of a plane of `height` rows. Rows of padding are left as they are where scratch rows always are the
 // same source rows, and so were zeroed once.
 template <class scalar_t, class acc_t>
-FASTCONV_INLINE void pack_nchw_rows(const scalar_t* plane, int64_t stride_h, int64_t height, int64_t y0, int64_t y1,
-                                    const Axis& x, const RowFormat& format, bool padding_is_zero, acc_t* rows) {
-  const int64_t bytes = (format.last - format.first) * int64_t(sizeof(scalar_t));
-  for (int64_t y = y0; y < y1; ++y, rows += format.pitch) {
-    if (y >= 0 && y < height) {
-      const scalar_t* source = plane + y * stride_h;
-      prefetch_ahead<false>(source, bytes);
-      pack_nchw_row(source, x, format, rows);
-    } else if (!padding_is_zero) {
-      fill_zero(rows, rows + format.pitch);
+__attribute__((noinline)) void pack_nchw_rows(const scalar_t* plane, int64_t stride_h, int64_t height, int64_t y0,
+                                              int64_t y1, const Axis& x, const RowFormat& format, bool padding_is_zero,
+                                              acc_t* rows) {
+  const int64_t pitch = format.pitch, count = format.last - format.first;
+  if (!padding_is_zero)
+    for (int64_t y = y0; y < y1; ++y)
+      if (y < 0 || y >= height) fill_zero(rows + (y - y0) * pitch, rows + (y - y0 + 1) * pitch);
+  const int64_t first = y0 > 0 ? y0 : 0, end = y1 < height ? y1 : height;
+  const scalar_t* source = plane + first * stride_h;
+  acc_t* row = rows + (first - y0) * pitch;
+  if (x.stride == 1 && count <= kLanes<acc_t>) {
+    source += format.first, row += format.first + x.pad;
+    for (int64_t y = first; y < end; ++y, source += stride_h, row += pitch) {
+      prefetch_ahead<false>(source, 1);
+      store_first(row, load_first(source, count), count);
     }
+    return;
+  }
+  for (int64_t y = first; y < end; ++y, source += stride_h, row += pitch) {
+    prefetch_ahead<false>(source, count * int64_t(sizeof(scalar_t)));
+    pack_nchw_row(source, x, format, row);
   }
 }
 

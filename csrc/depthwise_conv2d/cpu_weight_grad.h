@@ -90,8 +90,8 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
   using acc_t = acc_type<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   const Correlation c = forward_correlation(p);  // how the input is packed
-  const RowFormat format =
-      kLaneChannels ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L, 0, 0} : nchw_row_format<acc_t>(c.x);
+  const RowFormat format = kLaneChannels ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L, 0, 0}
+                                         : nchw_row_format<acc_t>(c.x, c.x.count);
   const int64_t vectors = kLaneChannels ? p.out_width : (p.out_width + L - 1) / L;
   const int64_t grad_pitch = vectors * L, x_step = kLaneChannels ? p.stride_w * L : L;
   const int64_t taps = p.kernel_h * p.kernel_w;

@@ -152,7 +152,7 @@ setup(
         "fastconv.triton_kernels",
     ],
     package_dir={"fastconv": "pyext/fastconv", "fastconv.triton_kernels": "triton_kernels"},
-    package_data={"fastconv": ["py.typed"]},
+    package_data={"fastconv": ["py.typed", "_C.pyi"]},
     ext_modules=extensions,
     cmdclass={"build_ext": BuildExtension},
 )

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -285,12 +286,12 @@ def build_runtime() -> Path:
 
 def build(
     name: str,
-    cuda_sources: list[str | Path],
-    host_sources: list[str | Path] = (),
+    cuda_sources: Sequence[str | Path],
+    host_sources: Sequence[str | Path] = (),
     *,
     mode: str = "check",
-    include_dirs: list[str | Path] = (),
-    defines: list[str] = (),
+    include_dirs: Sequence[str | Path] = (),
+    defines: Sequence[str] = (),
     optimize: str | None = None,
     arch: str = "compute_90",
 ) -> Path:

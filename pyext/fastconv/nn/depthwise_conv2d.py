@@ -32,7 +32,7 @@ class DepthwiseConv2d(nn.Conv2d):
         padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Any = "zeros",
         activation: str = "none",
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -56,15 +56,17 @@ class DepthwiseConv2d(nn.Conv2d):
                 f"DepthwiseConv2d.from_conv: needs groups == in_channels, got groups={conv.groups} and "
                 f"in_channels={conv.in_channels}"
             )
+        source: Any = conv  # torch declares its sizes as tuples of any length
         module = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-            conv.bias is not None, conv.padding_mode, activation, device="meta", dtype=conv.weight.dtype,
+            source.in_channels, source.out_channels, source.kernel_size, source.stride, source.padding,
+            source.dilation, conv.bias is not None, source.padding_mode, activation, device="meta",
+            dtype=conv.weight.dtype,
         )  # fmt: skip
         module.weight, module.bias = conv.weight, conv.bias
         return module.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             input = nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0

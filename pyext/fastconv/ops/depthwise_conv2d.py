@@ -197,8 +197,8 @@ def check_arguments(
         )
     out = [(p - s) // st + 1 for p, s, st in zip(padded, span, stride)]
     return Geometry(
-        batch, channels, multiplier, height, width, kernel[0], kernel[1], tuple(stride), tuple(padding),
-        tuple(dilation), out[0], out[1], suggest_channels_last(input),
+        batch, channels, multiplier, height, width, kernel[0], kernel[1], (stride[0], stride[1]),
+        (padding[0], padding[1]), (dilation[0], dilation[1]), out[0], out[1], suggest_channels_last(input),
     )  # fmt: skip
 
 
@@ -255,7 +255,11 @@ def _activation_grad(activation: str, grad: Tensor, ctx: Any) -> Tensor:
     if activation == "relu6":
         return aten.hardtanh_backward(grad, output, 0.0, 6.0)
     before = _op(input, weight, bias, ctx.stride, ctx.padding, ctx.dilation, "none")
-    backward = {"silu": _silu_backward, "gelu": aten.gelu_backward, "hardswish": aten.hardswish_backward}
+    backward: dict[str, Any] = {
+        "silu": _silu_backward,
+        "gelu": aten.gelu_backward,
+        "hardswish": aten.hardswish_backward,
+    }
     return backward[activation](grad, before)
 
 

@@ -90,9 +90,11 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
   using acc_t = acc_type<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   const Correlation c = forward_correlation(p);  // how the input is packed
+  const ImagesInRow<acc_t> in_row(c.x, (p.batch + split.parts - 1) / split.parts);
+  const int64_t images_in_row = kLaneChannels ? 1 : in_row.images;
   const RowFormat format = kLaneChannels ? RowFormat{0, ((c.x.count - 1) * c.x.stride + c.x.span) * L, 0, 0}
-                                         : nchw_row_format<acc_t>(c.x, c.x.count);
-  const int64_t vectors = kLaneChannels ? p.out_width : (p.out_width + L - 1) / L;
+                                         : nchw_row_format<acc_t>(c.x, in_row.columns);
+  const int64_t vectors = kLaneChannels ? p.out_width : (in_row.columns + L - 1) / L;
   const int64_t grad_pitch = vectors * L, x_step = kLaneChannels ? p.stride_w * L : L;
   const int64_t taps = p.kernel_h * p.kernel_w;
   // Rows of zeros around the gradient, so that input rows near the border need no case of their own.
@@ -126,7 +128,8 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
     const int64_t channel = kLaneChannels ? unit * L : unit;
     const int64_t live = !kLaneChannels ? 1 : p.out_channels() - channel < L ? p.out_channels() - channel : L;
     fill_zero(sums, sums + taps * L);
-    for (int64_t n = p.batch * part / split.parts; n < p.batch * (part + 1) / split.parts; ++n)
+    const int64_t last_image = p.batch * (part + 1) / split.parts;
+    for (int64_t n = p.batch * part / split.parts; n < last_image; n += images_in_row)
       for (int64_t first = 0; first < p.out_height; first += strip) {
         const int64_t rows = first + strip < p.out_height ? strip : p.out_height - first;
         const int64_t x_needed = (rows - 1) * p.stride_h + c.y.span;
@@ -144,10 +147,19 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
             pack_lanes_row(grad + row * p.output.stride_h, p.output.stride_w, grad_axis, p.out_width,
                            {channel, live, 1, 1, 0}, grad_rows + row * grad_pitch);
         } else {
-          pack_nchw_rows(image + channel / p.multiplier * p.input.stride_c, p.input.stride_h, p.height, y0,
-                         y0 + x_needed, c.x, format, one_strip, x_scratch);
-          pack_nchw_rows(grad + channel * p.output.stride_c, p.output.stride_h, rows, 0, rows, grad_axis, grad_format,
-                         one_strip, grad_rows);
+          for (int64_t i = 0; i < images_in_row; ++i) {
+            const bool padding_is_zero = one_strip || i > 0;  // the first image's rows of padding are everyone's
+            if (n + i < last_image) {
+              pack_nchw_rows(image + i * p.input.stride_n + channel / p.multiplier * p.input.stride_c, p.input.stride_h,
+                             p.height, y0, y0 + x_needed, c.x, format, padding_is_zero, x_scratch + i * in_row.slot);
+              pack_nchw_rows(grad + i * p.output.stride_n + channel * p.output.stride_c, p.output.stride_h, rows, 0,
+                             rows, grad_axis, grad_format, padding_is_zero, grad_rows + i * in_row.slot);
+            } else {  // what an earlier image left here must not count again
+              for (int64_t row = 0; row < rows; ++row)
+                fill_zero(grad_rows + row * grad_pitch + i * in_row.slot,
+                          grad_rows + row * grad_pitch + i * in_row.slot + p.out_width);
+            }
+          }
         }
         if (!one_strip) {
           // What tiles may read beyond the last row meets zeros of the gradient; it must only be finite.

@@ -84,6 +84,8 @@ CASES = [
     Case("k3_multiplier3_stride2", batch=3, channels=3, multiplier=3, size=(8, 11), stride=(2, 2), padding=(1, 1)),
     Case("k3_dilation", size=(11, 13), padding=(3, 2), dilation=(3, 2)),
     Case("k3_dilation_stride", size=(12, 13), stride=(2, 3), padding=(2, 2), dilation=(2, 2)),
+    Case("k3_dilation_stride_w", channels=3, multiplier=2, stride=(1, 3), padding=(2, 2), dilation=(2, 2)),
+    Case("k3_stride_w", channels=3, multiplier=2, stride=(1, 2), padding=(2, 2)),
     Case("k5", size=(10, 21), kernel=(5, 5), padding=(2, 2)),
     Case("k5_stride2", channels=16, size=(9, 14), kernel=(5, 5), stride=(2, 2), padding=(2, 2)),
     Case("k5_stride_h", kernel=(5, 5), stride=(2, 1), padding=(2, 1)),

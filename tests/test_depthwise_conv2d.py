@@ -54,6 +54,8 @@ weight_grad_op = torch.ops.fastconv._depthwise_conv2d_weight_grad
 
 LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
 MEMORY_FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+# torch takes seconds for kernels of a thousand taps, and for float64 channel by channel.
+TORCH_IS_FAST = [case for case in CASES if case.taps < 150 and case.weight_shape[0] < 60]
 # For what does not depend on the kernel that runs.
 FEW = named("asymmetric", "asymmetric_multiplier2", "k3", "k3_stride2", "k5_multiplier2_dilation")
 
@@ -172,7 +174,7 @@ def test_weight_and_bias_need_not_be_dense(device: Device, case: Case) -> None:
 
 
 @parametrize("layout", MEMORY_FORMATS)
-@parametrize("case", CASES)
+@parametrize("case", TORCH_IS_FAST)
 def test_against_torch_in_float64(device: Device, case: Case, layout: str) -> None:
     sample, _, magnitude = expected(case, torch.float64)
     sample = place(sample, device, layout)
@@ -185,7 +187,7 @@ def test_against_torch_in_float64(device: Device, case: Case, layout: str) -> No
 
 @parametrize("layout", MEMORY_FORMATS)
 @parametrize("dtype", LOW_PRECISION)
-@parametrize("case", CASES)
+@parametrize("case", TORCH_IS_FAST)
 def test_error_is_at_most_twice_that_of_torch(device: Device, case: Case, dtype: torch.dtype, layout: str) -> None:
     sample, exact, magnitude = expected(case, dtype)
     sample = place(sample, device, layout)

@@ -208,7 +208,8 @@ def _check_rank(op: str, input: Tensor) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Fake kernels: shapes, dtypes and strides without data.
+# Fake kernels: shapes, dtypes and strides without data. Torch leaves out trailing arguments that equal the schema's
+# defaults when it calls Python, so every Python kernel repeats the defaults.
 
 
 def _empty_feature_map(like: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
@@ -217,7 +218,7 @@ def _empty_feature_map(like: Tensor, sizes: Sequence[int], channels_last: bool) 
 
 
 @torch.library.register_fake("fastconv::depthwise_conv2d")
-def _(input, weight, bias, stride, padding, dilation, activation):  # type: ignore[no-untyped-def]
+def _(input, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), activation="none"):  # type: ignore[no-untyped-def]
     _check_rank("depthwise_conv2d", input)
     batched = input if input.dim() == 4 else input.unsqueeze(0)
     g = check_arguments("depthwise_conv2d", batched, weight, bias, stride, padding, dilation, activation)
@@ -280,7 +281,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     input, weight, *_ = ctx.saved_tensors
     grad = _activation_grad(ctx.activation, grad, ctx)
     geometry = (ctx.stride, ctx.padding, ctx.dilation)
-    needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+    needs_input, needs_weight, needs_bias, *_ = (*ctx.needs_input_grad, False)  # of the arguments that were passed
     return (
         _input_grad_op(grad, input, weight, *geometry) if needs_input else None,
         _weight_grad_op(grad, input, weight, *geometry, _deterministic()) if needs_weight else None,
@@ -362,8 +363,8 @@ def _fold_weight(weight: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 @torch.library.register_vmap("fastconv::depthwise_conv2d")
-def _(info, in_dims, input, weight, bias, stride, padding, dilation, activation):  # type: ignore[no-untyped-def]
-    input_dim, weight_dim, bias_dim, *_ = in_dims
+def _(info, in_dims, input, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), activation="none"):  # type: ignore[no-untyped-def]
+    input_dim, weight_dim, bias_dim, *_ = (*in_dims, None)
     if weight_dim is None and bias_dim is None and input.dim() == 5:
         x = input.movedim(input_dim, 0)
         output = _op(x.flatten(0, 1), weight, bias, stride, padding, dilation, activation)

@@ -47,3 +47,23 @@ def move_batch_dim(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
         return x.movedim(dim, to)
     shape: Sequence[int] = [*x.shape[:to], size, *x.shape[to:]]
     return x.unsqueeze(to).expand(shape)
+
+
+def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callable[..., None], vmap: Any) -> Any:
+    """`op` for callers that torch.func may be transforming (grad, vmap of grad, jacrev, hessian).
+
+    Derivatives of `torch.library.register_autograd` refuse torch.func's transforms; those of an autograd.Function with
+    the same rules do not. `op` is called with all of its arguments.
+    """
+    rules = {"forward": op.default, "setup_context": setup_context, "backward": backward, "vmap": vmap}
+    function: Any = type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+            return op(*args)
+        # In a rule that the dispatcher called, the transform is already being carried out.
+        if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode):
+            return op(*args)
+        return function.apply(*args)
+
+    return call

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, register_autocast_lower, suggest_channels_last
+from .._register import move_batch_dim, register_autocast_lower, suggest_channels_last, transformable
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu", "hardswish")
 
@@ -62,7 +62,7 @@ def depthwise_conv2d(
     """
     if isinstance(padding, str):
         input, padding = _pad_by_name(input, weight, _pair(stride), padding, _pair(dilation))
-    return _op(input, weight, bias, _pair(stride), _pair(padding), _pair(dilation), activation)
+    return _conv(input, weight, bias, _pair(stride), _pair(padding), _pair(dilation), activation)
 
 
 def _pad_by_name(
@@ -255,7 +255,7 @@ def _activation_grad(activation: str, grad: Tensor, ctx: Any) -> Tensor:
         return aten.threshold_backward(grad, output, 0)
     if activation == "relu6":
         return aten.hardtanh_backward(grad, output, 0.0, 6.0)
-    before = _op(input, weight, bias, ctx.stride, ctx.padding, ctx.dilation, "none")
+    before = _conv(input, weight, bias, ctx.stride, ctx.padding, ctx.dilation, "none")
     backward: dict[str, Any] = {
         "silu": _silu_backward,
         "gelu": aten.gelu_backward,
@@ -283,8 +283,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     geometry = (ctx.stride, ctx.padding, ctx.dilation)
     needs_input, needs_weight, needs_bias, *_ = (*ctx.needs_input_grad, False)  # of the arguments that were passed
     return (
-        _input_grad_op(grad, input, weight, *geometry) if needs_input else None,
-        _weight_grad_op(grad, input, weight, *geometry, _deterministic()) if needs_weight else None,
+        _input_grad(grad, input, weight, *geometry) if needs_input else None,
+        _weight_grad(grad, input, weight, *geometry, _deterministic()) if needs_weight else None,
         grad.sum((-2, -1) if grad.dim() == 3 else (0, 2, 3)) if needs_bias else None,
         None, None, None, None,
     )  # fmt: skip
@@ -306,9 +306,9 @@ def _input_grad_backward(ctx: Any, grad: Tensor) -> tuple:
     grad_output, weight = ctx.saved_tensors
     needs_grad_output, _, needs_weight, *_ = ctx.needs_input_grad
     return (
-        _op(grad, weight, None, *ctx.geometry, "none") if needs_grad_output else None,
+        _conv(grad, weight, None, *ctx.geometry, "none") if needs_grad_output else None,
         None,  # of the input, only the shape is used
-        _weight_grad_op(grad_output, grad, weight, *ctx.geometry, _deterministic()) if needs_weight else None,
+        _weight_grad(grad_output, grad, weight, *ctx.geometry, _deterministic()) if needs_weight else None,
         None, None, None,
     )  # fmt: skip
 
@@ -327,8 +327,8 @@ def _weight_grad_backward(ctx: Any, grad: Tensor) -> tuple:
     grad_output, input = ctx.saved_tensors
     needs_grad_output, needs_input, *_ = ctx.needs_input_grad
     return (
-        _op(input, grad, None, *ctx.geometry, "none") if needs_grad_output else None,
-        _input_grad_op(grad_output, input, grad, *ctx.geometry) if needs_input else None,
+        _conv(input, grad, None, *ctx.geometry, "none") if needs_grad_output else None,
+        _input_grad(grad_output, input, grad, *ctx.geometry) if needs_input else None,
         None,  # of the weight, only the shape is used
         None, None, None, None,
     )  # fmt: skip
@@ -362,40 +362,49 @@ def _fold_weight(weight: Tensor, dim: int | None, size: int) -> Tensor:
     return move_batch_dim(weight, dim, size, to=0).flatten(0, 1)
 
 
-@torch.library.register_vmap("fastconv::depthwise_conv2d")
-def _(info, in_dims, input, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), activation="none"):  # type: ignore[no-untyped-def]
+def _conv_vmap(  # type: ignore[no-untyped-def]
+    info, in_dims, input, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), activation="none"
+):
     input_dim, weight_dim, bias_dim, *_ = (*in_dims, None)
     if weight_dim is None and bias_dim is None and input.dim() == 5:
         x = input.movedim(input_dim, 0)
-        output = _op(x.flatten(0, 1), weight, bias, stride, padding, dilation, activation)
+        output = _conv(x.flatten(0, 1), weight, bias, stride, padding, dilation, activation)
         return output.unflatten(0, x.shape[:2]), 0
     weight = _fold_weight(weight, weight_dim, info.batch_size)
     if bias is not None:
         bias = _fold_weight(bias, bias_dim, info.batch_size)
     return _vmap_fold(
-        _op, info.batch_size, [(input, input_dim)],
-        lambda x: _op(x, weight, bias, stride, padding, dilation, activation),
+        _conv, info.batch_size, [(input, input_dim)],
+        lambda x: _conv(x, weight, bias, stride, padding, dilation, activation),
     )  # fmt: skip
 
 
-@torch.library.register_vmap("fastconv::_depthwise_conv2d_input_grad")
-def _(info, in_dims, grad_output, input, weight, stride, padding, dilation):  # type: ignore[no-untyped-def]
+def _input_grad_vmap(info, in_dims, grad_output, input, weight, stride, padding, dilation):  # type: ignore[no-untyped-def]
     weight = _fold_weight(weight, in_dims[2], info.batch_size)
     return _vmap_fold(
-        _input_grad_op, info.batch_size, [(grad_output, in_dims[0]), (input, in_dims[1])],
-        lambda g, x: _input_grad_op(g, x, weight, stride, padding, dilation),
+        _input_grad, info.batch_size, [(grad_output, in_dims[0]), (input, in_dims[1])],
+        lambda g, x: _input_grad(g, x, weight, stride, padding, dilation),
     )  # fmt: skip
 
 
-@torch.library.register_vmap("fastconv::_depthwise_conv2d_weight_grad")
-def _(info, in_dims, grad_output, input, weight, stride, padding, dilation, deterministic):  # type: ignore[no-untyped-def]
+def _weight_grad_vmap(info, in_dims, grad_output, input, weight, stride, padding, dilation, deterministic):  # type: ignore[no-untyped-def]
     weight = _fold_weight(weight, in_dims[2], info.batch_size)
     maps = []
     for x, dim in ((grad_output, in_dims[0]), (input, in_dims[1])):
         x = move_batch_dim(x, dim, info.batch_size, to=(x.dim() - (dim is not None)) - 3)
         maps.append(x.flatten(x.dim() - 4, x.dim() - 3))
-    grad_weight = _weight_grad_op(*maps, weight, stride, padding, dilation, deterministic)
+    grad_weight = _weight_grad(*maps, weight, stride, padding, dilation, deterministic)
     return grad_weight.unflatten(0, (info.batch_size, grad_weight.shape[0] // info.batch_size)), 0
+
+
+torch.library.register_vmap("fastconv::depthwise_conv2d", _conv_vmap)
+torch.library.register_vmap("fastconv::_depthwise_conv2d_input_grad", _input_grad_vmap)
+torch.library.register_vmap("fastconv::_depthwise_conv2d_weight_grad", _weight_grad_vmap)
+
+# The operators, for this page's own calls: torch.func's transforms nest, so a rule may itself be transformed.
+_conv = transformable(_op, _backward, _setup_context, _conv_vmap)
+_input_grad = transformable(_input_grad_op, _input_grad_backward, _input_grad_setup_context, _input_grad_vmap)
+_weight_grad = transformable(_weight_grad_op, _weight_grad_backward, _weight_grad_setup_context, _weight_grad_vmap)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

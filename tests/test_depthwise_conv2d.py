@@ -678,7 +678,7 @@ def test_nested_transforms(device: Device, activation: str) -> None:
     def grad_of_grad(f: Any) -> Any:
         return torch.func.grad(lambda w, x: torch.func.grad(f, argnums=1)(w, x).square().sum())
 
-    transforms = {
+    transforms: dict[str, Any] = {
         "jacrev of grad": lambda f: torch.func.jacrev(torch.func.grad(f)),
         "grad of grad": grad_of_grad,
         "vmap of grad of grad": lambda f: torch.func.vmap(grad_of_grad(f), (None, 0)),

@@ -23,7 +23,7 @@ def _samples(name: str, device: str) -> list[tuple[Any, ...]]:
     samples: list[tuple[Any, ...]] = []
     for channels_last in (False, True):
         for grad in (False, True):
-            leaf = {"device": device, "requires_grad": grad}
+            leaf: dict[str, Any] = {"device": device, "requires_grad": grad}
             x = _map(2, 3, 9, 8, channels_last=channels_last, device=device).requires_grad_(grad)
             w, b = torch.randn(6, 1, 3, 2, **leaf), torch.randn(6, **leaf)
             g = _map(2, 6, 4, 7, channels_last=channels_last, device=device).requires_grad_(grad)

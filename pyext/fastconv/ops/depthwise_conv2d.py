@@ -281,11 +281,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     input, weight, *_ = ctx.saved_tensors
     grad = _activation_grad(ctx.activation, grad, ctx)
     geometry = (ctx.stride, ctx.padding, ctx.dilation)
-    needs_input, needs_weight, needs_bias, *_ = (*ctx.needs_input_grad, False)  # of the arguments that were passed
+    needs: tuple[bool, ...] = ctx.needs_input_grad  # of the arguments that were passed
     return (
-        _input_grad(grad, input, weight, *geometry) if needs_input else None,
-        _weight_grad(grad, input, weight, *geometry, _deterministic()) if needs_weight else None,
-        grad.sum((-2, -1) if grad.dim() == 3 else (0, 2, 3)) if needs_bias else None,
+        _input_grad(grad, input, weight, *geometry) if needs[0] else None,
+        _weight_grad(grad, input, weight, *geometry, _deterministic()) if needs[1] else None,
+        grad.sum((-2, -1) if grad.dim() == 3 else (0, 2, 3)) if len(needs) > 2 and needs[2] else None,
         None, None, None, None,
     )  # fmt: skip
 
@@ -365,7 +365,8 @@ def _fold_weight(weight: Tensor, dim: int | None, size: int) -> Tensor:
 def _conv_vmap(  # type: ignore[no-untyped-def]
     info, in_dims, input, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), activation="none"
 ):
-    input_dim, weight_dim, bias_dim, *_ = (*in_dims, None)
+    input_dim, weight_dim = in_dims[:2]
+    bias_dim = in_dims[2] if len(in_dims) > 2 else None
     if weight_dim is None and bias_dim is None and input.dim() == 5:
         x = input.movedim(input_dim, 0)
         output = _conv(x.flatten(0, 1), weight, bias, stride, padding, dilation, activation)

@@ -179,7 +179,9 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
                   a.destination = out_plane + row * c.destination.stride_h + vector * lanes;
                   a.destination_row_step = row_gap * c.destination.stride_h, a.destination_column_step = lanes;
                   a.rows = row_gap == 1 ? last - row : (last - row + row_gap - 1) / row_gap, a.columns = width;
-                  a.live = c.x.count - vector * lanes, a.bias = broadcast(bias);
+                  a.live = c.x.count - vector * lanes;
+                  a.bias = c.bias ? static_cast<const scalar_t*>(c.bias) + channel : nullptr;
+                  a.whole = a.rows >= rows && a.live >= width * lanes;
                 }
               }
               nchw_tile<acc_t>(walk, rows, width)(a);
@@ -325,19 +327,22 @@ struct Window {
 template <class scalar_t>
 void copy_patch(const Correlation& c, const Window<scalar_t>& window, int64_t channel, int64_t live, scalar_t* patch) {
   constexpr int L = kLanes<acc_type<scalar_t>>;
-  for (int64_t i = 0; i < window.rows; ++i)
-    for (int64_t j = 0; j < window.columns; ++j, patch += L) {
-      const int64_t y = window.y + i, x = window.x + j;
-      if (y < 0 || y >= c.y.source_size || x < 0 || x >= c.x.source_size) {
-        std::memset(patch, 0, L * sizeof(scalar_t));
-        continue;
-      }
-      const scalar_t* pixel = window.pixel + i * c.source.stride_h + j * c.source.stride_w + channel;
-      if (live == L)
-        std::memcpy(patch, pixel, L * sizeof(scalar_t));
-      else
-        store(patch, load_first(pixel, live));
+  const int64_t stride_w = c.source.stride_w, columns = window.columns, row_bytes = columns * L * sizeof(scalar_t);
+  int64_t first = window.x < 0 ? -window.x : 0, last = c.x.source_size - window.x;  // columns inside the map
+  first = first < columns ? first : columns;
+  last = last < columns ? last : columns;
+  const scalar_t* row = window.pixel + channel;
+  for (int64_t i = 0; i < window.rows; ++i, row += c.source.stride_h, patch += columns * L) {
+    const bool inside = window.y + i >= 0 && window.y + i < c.y.source_size;
+    if (!inside || first > 0 || last < columns) std::memset(patch, 0, row_bytes);
+    if (!inside) continue;
+    const scalar_t* pixel = row + first * stride_w;
+    if (live == L) {
+      for (int64_t j = first; j < last; ++j, pixel += stride_w) std::memcpy(patch + j * L, pixel, L * sizeof(scalar_t));
+    } else {
+      for (int64_t j = first; j < last; ++j, pixel += stride_w) store(patch + j * L, load_first(pixel, live));
     }
+  }
 }
 
 // One phase of one tile, channel block after channel block.
@@ -358,13 +363,20 @@ struct DirectTile {
   acc_type<scalar_t>* sums;
   TileFunction<scalar_t> run;
 
+  FASTCONV_INLINE void use_patch(TileArguments<scalar_t>& a, const Window<scalar_t>& window) const {
+    constexpr int L = kLanes<acc_type<scalar_t>>;
+    a.in = patch, a.tap_columns = tap_columns;
+    a.tap_row_step = c.y.dilation * window.columns * L, a.row_step = row_gap * c.y.stride * window.columns * L;
+    a.tap_column_step = L, a.column_step = c.x.stride * L;
+  }
+
   FASTCONV_INLINE void compute() const {
     using acc_t = acc_type<scalar_t>;
     constexpr int L = kLanes<acc_t>;
     const int64_t stride_h = c.y.stride, stride_w = c.x.stride;
     Window<scalar_t> window{nullptr, row * stride_h + py.shift - c.y.pad, column * stride_w + px.shift - c.x.pad,
-                            (kLanesRows - 1) * row_gap * stride_h + (py.taps - 1) * c.y.dilation + 1,
-                            (width - 1) * stride_w + (px.taps - 1) * c.x.dilation + 1};
+                            (kLanesRows - 1) * row_gap * stride_h + (py.taps > 0 ? py.taps - 1 : 0) * c.y.dilation + 1,
+                            (width - 1) * stride_w + (px.taps > 0 ? px.taps - 1 : 0) * c.x.dilation + 1};
     window.pixel = image + window.y * c.source.stride_h + window.x * c.source.stride_w;
     const bool inside = window.y >= 0 && window.y + window.rows <= c.y.source_size && window.x >= 0 &&
                         window.x + window.columns <= c.x.source_size;
@@ -373,42 +385,49 @@ struct DirectTile {
     const int64_t row_end = last < py.count ? last : py.count;
     int64_t rows = (row_end - row + row_gap - 1) / row_gap;  // of the tile that exist
     rows = rows < 0 ? 0 : rows < kLanesRows ? rows : kLanesRows;
-    for (int64_t channel = 0, block = 0; channel < c.channels; channel += L, ++block) {
-      const int64_t live = c.channels - channel < L ? c.channels - channel : L;
-      const scalar_t* in = window.pixel + channel;
-      const int64_t* taps = direct_tap_columns;
-      int64_t row_step = c.source.stride_h, column_step = c.source.stride_w;
-      if (!inside || live < L) {
-        copy_patch(c, window, channel, live, patch);
-        in = patch, taps = tap_columns, row_step = window.columns * L, column_step = L;
+    const bool fused = c.activation == Activation::none;
+    const scalar_t* channel_bias = static_cast<const scalar_t*>(c.bias);
+    scalar_t* out = out_image + (py.first + c.y.step * row) * c.destination.stride_h +
+                    px.first * c.destination.stride_w + column * out_step;
+    const int64_t out_row_step = c.y.step * row_gap * c.destination.stride_h;
+    TileArguments<scalar_t> a{window.pixel,
+                              row_gap * stride_h * c.source.stride_h,
+                              c.y.dilation * c.source.stride_h,
+                              stride_w * c.source.stride_w,
+                              c.source.stride_w,
+                              direct_tap_columns,
+                              0,
+                              weights,
+                              py.taps,
+                              px.taps,
+                              1,
+                              0,
+                              sums,
+                              width * L};
+    if (!inside) use_patch(a, window);
+    a.destination_row_step = out_row_step, a.destination_column_step = out_step;
+    a.rows = rows, a.columns = columns, a.live = L;
+    a.whole = rows == kLanesRows && columns == width;
+    for (int64_t channel = 0; channel < c.channels; channel += L, a.weight += block_weights) {
+      bool from_patch = !inside;
+      if (channel + L > c.channels) {  // the last block lacks channels
+        a.live = c.channels - channel, a.whole = false, from_patch = true;
+        if (inside) use_patch(a, window);
       }
-      const Vec<acc_t> bias = c.bias ? load_first(static_cast<const scalar_t*>(c.bias) + channel, live) : Vec<acc_t>{};
-      TileArguments<scalar_t> a{in,
-                                row_gap * stride_h * row_step,
-                                c.y.dilation * row_step,
-                                stride_w * column_step,
-                                column_step,
-                                taps,
-                                0,
-                                weights + block * block_weights,
-                                py.taps,
-                                px.taps,
-                                1,
-                                0,
-                                sums,
-                                width * L};
-      scalar_t* out = out_image + (py.first + c.y.step * row) * c.destination.stride_h +
-                      px.first * c.destination.stride_w + column * out_step + channel;
-      const int64_t out_row_step = c.y.step * row_gap * c.destination.stride_h;
-      if (c.activation == Activation::none) {
-        a.destination = out, a.destination_row_step = out_row_step, a.destination_column_step = out_step;
-        a.rows = rows, a.columns = columns, a.live = live, a.bias = bias;
+      if (from_patch)
+        copy_patch(c, window, channel, a.live, patch);
+      else
+        a.in = window.pixel + channel;
+      if (fused) {
+        a.destination = out + channel, a.bias = channel_bias ? channel_bias + channel : nullptr;
         run(a);
         continue;
       }
       run(a);
+      const Vec<acc_t> bias = channel_bias ? load_first(channel_bias + channel, a.live) : Vec<acc_t>{};
       for (int64_t r = 0; r < rows; ++r)
-        store_lanes_row(sums + r * width * L, columns, bias, c.activation, live, out_step, out + r * out_row_step);
+        store_lanes_row(sums + r * width * L, columns, bias, c.activation, a.live, out_step,
+                        out + channel + r * out_row_step);
     }
   }
 };

@@ -19,9 +19,10 @@ struct TileArguments {
   // Or, where the destination is of source_t and has no activation, its rows themselves.
   source_t* destination = nullptr;
   int64_t destination_row_step = 0, destination_column_step = 0;  // elements from row to row, vector to vector
-  int64_t rows = 0, columns = 0;                                  // of the tile that exist
+  const source_t* bias = nullptr;                                 // of the first channel
+  bool whole = false;                                             // all of the tile exists; else:
+  int64_t rows = 0, columns = 0;                                  // rows and vectors that exist
   int64_t live = 0;  // channels_last: channels of a vector that exist; nchw: columns from here on
-  Vec<acc_type<source_t>> bias = {};
 };
 
 template <class source_t>
@@ -57,7 +58,23 @@ FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_
     for (int t = 0; t < T; ++t) store(a.out + r * a.out_row_step + t * lanes, acc[r][t]);
     return;
   }
+  Vec<acc_type<source_t>> bias = {};
+  if (a.bias != nullptr) {
+    if constexpr (kLaneWeights)
+      bias = load_first(a.bias, a.live);
+    else
+      bias = broadcast(to_float(*a.bias));
+  }
   source_t* row = a.destination;
+  if (a.whole) {
+    FASTCONV_UNROLL
+    for (int r = 0; r < R; ++r, row += a.destination_row_step) {
+      source_t* out = row;
+      FASTCONV_UNROLL
+      for (int t = 0; t < T; ++t, out += a.destination_column_step) store(out, acc[r][t] + bias);
+    }
+    return;
+  }
   FASTCONV_UNROLL
   for (int r = 0; r < R; ++r, row += a.destination_row_step) {
     if (r >= a.rows) break;
@@ -65,7 +82,7 @@ FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_
     FASTCONV_UNROLL
     for (int t = 0; t < T; ++t, out += a.destination_column_step) {
       if (t >= a.columns) break;
-      store_first(out, acc[r][t] + a.bias, kLaneWeights ? a.live : a.live - t * lanes);
+      store_first(out, acc[r][t] + bias, kLaneWeights ? a.live : a.live - t * lanes);
     }
   }
 }

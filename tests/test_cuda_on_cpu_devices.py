@@ -11,7 +11,7 @@ from conftest import EMULATED
 from cuda_on_cpu import build
 
 FILES = ["test_depthwise_conv2d.py"]
-# Every kernel runs in mode fast. The modes that see every access to memory are slow: they run the kernels for float32 and
+# Every kernel runs in mode fast. The modes that see every access to memory are slow: they run those for float32 and
 # bfloat16, in both memory formats.
 CHECKED = ["-m", "core", "-k", "test_against_reference and not float64 and not -float16 and not slice"]
 SELECTION = {

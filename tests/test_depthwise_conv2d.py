@@ -688,7 +688,7 @@ def test_nested_transforms(device: Device, activation: str) -> None:
         x = torch.stack([sample.input, -sample.input]) if "vmap" in name else sample.input
         actual = transform(loss(fastconv.depthwise_conv2d))(sample.weight, x)
         want = transform(loss(torch_conv2d))(sample.weight, x)
-        torch.testing.assert_close(actual, want, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(actual, want, rtol=1e-9, atol=1e-9, msg=name)
 
 
 @parametrize("case", named("asymmetric", "k3", "k3_multiplier2", "k5_stride2", "k1x7"))

@@ -17,8 +17,9 @@ __device__ __forceinline__ void copy_or_zero(void* target, const void* source, b
   }
 }
 
-// Copies `kBytes` (4, 8 or 16, and the alignment of both sides), or writes zeros where !inside; `source` must be a valid
-// address all the same. The copy has arrived after wait_for_async_copies, for this thread alone: a barrier must follow.
+// Copies `kBytes` (4, 8 or 16, and the alignment of both sides), or writes zeros where !inside; `source` must be a
+// valid address all the same. The copy has arrived after wait_for_async_copies, for this thread alone: a barrier must
+// follow.
 template <int kBytes>
 __device__ __forceinline__ void async_copy_or_zero(void* target, const void* source, bool inside) {
 #if defined(CUDA_ON_CPU)
@@ -44,8 +45,8 @@ __device__ __forceinline__ void wait_for_async_copies() {
 #endif
 }
 
-// For pipelines: makes one group of the copies since the last commit. All threads must commit the same groups, those with
-// nothing to copy too.
+// For pipelines: makes one group of the copies since the last commit. All threads must commit the same groups, those
+// with nothing to copy too.
 __device__ __forceinline__ void commit_async_copies() {
 #if defined(CUDA_ON_CPU)
   cuda_on_cpu::async_copy_commit();

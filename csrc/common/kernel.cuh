@@ -14,8 +14,8 @@
 #define NO_UNROLL _Pragma("GCC unroll 1")
 #else
 // Dynamic shared memory as an array of T. A macro, since `extern __shared__` of two types under one name is an error.
-#define DYN_SMEM(T, name)                                             \
-  extern __shared__ __align__(16) unsigned char name##_bytes[];       \
+#define DYN_SMEM(T, name)                                       \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   T* name = reinterpret_cast<T*>(name##_bytes)
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")

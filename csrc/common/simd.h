@@ -173,8 +173,8 @@ FASTCONV_INLINE acc_t sum_lanes(Vec<acc_t> v) {
   return parts[0];
 }
 
-// Asks for the cache lines of `bytes` bytes that lie `kPrefetchAhead` ahead: rows are packed in bursts between tiles, which
-// the hardware prefetchers alone do not keep fed.
+// Asks for the cache lines of `bytes` bytes that lie `kPrefetchAhead` ahead: rows are packed in bursts between tiles,
+// which the hardware prefetchers alone do not keep fed.
 inline constexpr int64_t kPrefetchAhead = 1024;
 template <bool kForWriting>
 FASTCONV_INLINE void prefetch_ahead(const void* p, int64_t bytes) {
@@ -263,10 +263,12 @@ FASTCONV_INLINE Vec<float> normal_cdf(Vec<float> x) {
   const Vec<float> z = clamp<float>((x < 0 ? -x : x) * 0.707106781f, 0.f, 10.f);
   const Vec<float> t = 1.f / (1.f + 0.5f * z), u = t * 2.4f - 1.4f;  // u in [-1, 1]
   Vec<float> p = broadcast(-2.285576951e-05f);
-  for (float coefficient : {5.486024673e-05f, 1.298682140e-04f, -5.343206103e-04f, -2.759611577e-04f, 3.707476740e-03f,
-                            -1.045551835e-03f, -2.947033686e-02f, 1.574507407e-02f, 5.703071030e-01f, -5.585953537e-01f})
+  for (float coefficient :
+       {5.486024673e-05f, 1.298682140e-04f, -5.343206103e-04f, -2.759611577e-04f, 3.707476740e-03f, -1.045551835e-03f,
+        -2.947033686e-02f, 1.574507407e-02f, 5.703071030e-01f, -5.585953537e-01f})
     p = p * u + coefficient;
-  const Vec<float> half_erfc = 0.5f * t * exp(p - z * z);
+  Vec<float> half_erfc = 0.5f * t * exp(p - z * z);
+  half_erfc = z < 10.f ? half_erfc : Vec<float>{};  // and so x * cdf(x) is NaN at minus infinity, as in torch
   return x < 0 ? half_erfc : 1.f - half_erfc;
 }
 FASTCONV_INLINE Vec<double> normal_cdf(Vec<double> x) {

@@ -30,16 +30,16 @@ std::string text(const Parts&... parts) {
 
 // Throws the bare text (STD_TORCH_CHECK would put the build machine's file path in front of it). The text is made only
 // when the check fails.
-#define FASTCONV_CHECK(condition, ...)                          \
-  do {                                                          \
-    if (!(condition)) [[unlikely]]                              \
-      throw std::runtime_error(::fastconv::text(__VA_ARGS__));  \
+#define FASTCONV_CHECK(condition, ...)                         \
+  do {                                                         \
+    if (!(condition)) [[unlikely]]                             \
+      throw std::runtime_error(::fastconv::text(__VA_ARGS__)); \
   } while (false)
 
-std::string shape_text(const Tensor& tensor);                      // [2, 3, 4]
-std::string list_text(const std::vector<int64_t>& values);         // (1, 2)
-std::string device_text(const Tensor& tensor);                     // cuda:0
-const char* dtype_text(ScalarType dtype);                          // bfloat16
+std::string shape_text(const Tensor& tensor);               // [2, 3, 4]
+std::string list_text(const std::vector<int64_t>& values);  // (1, 2)
+std::string device_text(const Tensor& tensor);              // cuda:0
+const char* dtype_text(ScalarType dtype);                   // bfloat16
 
 // The argument `name` of `op` must be a float tensor that kernels exist for.
 ElementType check_element_type(const char* op, const char* name, const Tensor& tensor);

@@ -92,15 +92,20 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
   using acc_t = acc_type<source_t>;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
-    const source_t* in = a.in + source * a.source_step + a.tap_columns[0];
     const acc_t* weight = a.weight + source * K * K;
     FASTCONV_UNROLL
-    for (int i = 0; i < S * (R - 1) + K; ++i) {
-      keep_address(in);
+    for (int kx = 0; kx < K; ++kx) {
+      const source_t* column =
+          a.in + source * a.source_step + a.tap_columns[0] + (kx % S) * (S > 1 ? a.sub_pitch : 0) + kx / S;
+      Vec<acc_t> w[K];  // a column of the kernel: what fits in registers beside the sums
       FASTCONV_UNROLL
-      for (int kx = 0; kx < K; ++kx) {
-        if (K > 3) keep_address(weight);  // 9 broadcast taps fit in registers, more would only be spilled
-        const source_t* column = in + (kx % S) * (S > 1 ? a.sub_pitch : 0) + kx / S;
+      for (int ky = 0; ky < K; ++ky) {
+        w[ky] = broadcast(weight[ky * K + kx]);
+        keep_in_register(w[ky]);
+      }
+      FASTCONV_UNROLL
+      for (int i = 0; i < S * (R - 1) + K; ++i) {
+        keep_address(column);
         FASTCONV_UNROLL
         for (int t = 0; t < T; ++t) {
           Vec<acc_t> x = load(column + t * kLanes<acc_t>);
@@ -108,11 +113,11 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
           FASTCONV_UNROLL
           for (int r = 0; r < R; ++r) {
             const int ky = i - S * r;
-            if (ky >= 0 && ky < K) acc[r][t] += broadcast(weight[ky * K + kx]) * x;
+            if (ky >= 0 && ky < K) acc[r][t] += w[ky] * x;
           }
         }
+        column += a.tap_row_step;
       }
-      in += a.tap_row_step;
     }
   }
   store_tile<source_t, false, R, T>(a, acc);

@@ -45,8 +45,8 @@ Params check_geometry(const char* op, const Tensor& input, const Tensor& weight,
 }
 
 void check_rank(const char* op, const char* name, const Tensor& tensor) {
-  FASTCONV_CHECK(tensor.dim() == 3 || tensor.dim() == 4, op, ": ", name,
-                 " must be [N, C, H, W] or [C, H, W], got ", shape_text(tensor));
+  FASTCONV_CHECK(tensor.dim() == 3 || tensor.dim() == 4, op, ": ", name, " must be [N, C, H, W] or [C, H, W], got ",
+                 shape_text(tensor));
 }
 
 void check_grad_output(const char* op, const Tensor& grad_output, const Tensor& input, const Params& p) {

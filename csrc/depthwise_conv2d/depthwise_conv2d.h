@@ -16,10 +16,10 @@ struct Params {
   int64_t batch, channels, multiplier;  // channels of the input; the output has channels * multiplier
   int64_t height, width, out_height, out_width;
   int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
-  FeatureMap input;   // [N, C, H, W]
-  FeatureMap output;  // [N, C * multiplier, out_height, out_width]
-  void* weight;       // [C * multiplier, kernel_h, kernel_w], contiguous
-  const void* bias;   // [C * multiplier] or null; forward only
+  FeatureMap input;                          // [N, C, H, W]
+  FeatureMap output;                         // [N, C * multiplier, out_height, out_width]
+  void* weight;                              // [C * multiplier, kernel_h, kernel_w], contiguous
+  const void* bias;                          // [C * multiplier] or null; forward only
   Activation activation = Activation::none;  // forward only
   bool deterministic = false;                // weight gradient only
 

@@ -1,4 +1,4 @@
-// Packing: source rows -> scratch rows of acc_t, zero-padded (see depthwise_conv2d_cpu_kernels.h).
+// Packing: source rows -> scratch rows of acc_t, zero-padded; kernels -> taps as tiles read them.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 using namespace fastconv::FASTCONV_ISA;
 
@@ -130,6 +130,40 @@ inline void pack_lanes_row(const scalar_t* source, int64_t stride_w, const Axis&
     for (int64_t j = begin; j < end; ++j, pixel += stride_w) store(row + j * L, load_lanes(pixel, lanes));
   }
   fill_zero(row + end * L, row + columns * L);
+}
+
+// Scratch that stays in the second-level cache beside what streams through.
+inline constexpr int64_t kScratchBytes = 512 * 1024;
+
+// Taps of every phase, one phase after the other, each [sources, taps_h, taps_w] (times kLanes in channels_last).
+template <class scalar_t, class acc_t, bool kLaneWeights>
+inline void pack_weights(const Correlation& c, int64_t channel, acc_t* packed) {
+  const Params& p = *c.params;
+  const scalar_t* weight = static_cast<const scalar_t*>(p.weight);
+  constexpr int lanes = kLaneWeights ? kLanes<acc_t> : 1;
+  for (const Phase& py : c.y.phases)
+    for (const Phase& px : c.x.phases)
+      for (int64_t j = 0; j < c.sources; ++j)
+        for (int64_t qy = 0; qy < py.taps; ++qy)
+          for (int64_t qx = 0; qx < px.taps; ++qx) {
+            const int64_t tap = (py.k_first + qy * py.k_step) * p.kernel_w + px.k_first + qx * px.k_step;
+            for (int lane = 0; lane < lanes; ++lane) {
+              const int64_t kernel = (channel + lane) * c.sources + j;
+              *packed++ = channel + lane < c.channels ? to_float(weight[kernel * p.kernel_h * p.kernel_w + tap]) : 0;
+            }
+          }
+}
+
+// [phases, kernel_w]: elements from the first column of a scratch row to each tap's.
+inline void fill_tap_columns(const Axis& x, bool lanes_are_channels, int64_t sub_pitch, int64_t lanes, int64_t kernel_w,
+                             int64_t* tap_columns) {
+  for (const Phase& px : x.phases) {
+    for (int64_t q = 0; q < px.taps; ++q) {
+      const int64_t column = px.shift + q * x.dilation;
+      tap_columns[q] = lanes_are_channels ? column * lanes : column % x.stride * sub_pitch + column / x.stride;
+    }
+    tap_columns += kernel_w;
+  }
 }
 
 }  // namespace fastconv::depthwise_conv2d::FASTCONV_ISA

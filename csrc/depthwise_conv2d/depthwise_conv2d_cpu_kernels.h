@@ -1,24 +1,84 @@
 // The CPU kernels of depthwise_conv2d, compiled once per instruction set (common/foreach_isa.h).
 //
-// In both layouts a worker packs the rows that it needs, converted to float and zero-padded, into a scratch buffer that
-// stays in its caches, and computes register tiles from there: no tap is tested against a border, 16-bit elements are
-// converted once, and one tile kernel serves every dtype, stride and padding.
+// A worker packs the rows that it needs, converted to float and zero-padded, into a scratch buffer that stays in its
+// caches, and computes register tiles from there: no tap is tested against a border, 16-bit elements are converted
+// once, and one tile kernel serves every dtype, stride and padding. Small kernels in channels_last need no packing:
+// there the tiles read the tensor itself.
 //   nchw:          the lanes of a vector are neighbouring columns of one channel; a kernel tap is broadcast.
 //   channels_last: the lanes are neighbouring channels of one pixel; a kernel tap is a vector.
 //
 // Limits: a k x k convolution moves its input and output once (8 bytes an output in f32) and does k^2 multiply-adds an
 // output: memory is the limit up to about k5, arithmetic above.
+
 // Each builds on those above.
 // clang-format off
 #include "common/simd.h"
 #include "depthwise_conv2d/cpu_pack.h"
 #include "depthwise_conv2d/cpu_tile.h"
-#include "depthwise_conv2d/cpu_correlate.h"
+#include "depthwise_conv2d/cpu_correlate_nchw.h"
+#include "depthwise_conv2d/cpu_correlate_packed.h"
+#include "depthwise_conv2d/cpu_correlate_direct.h"
 #include "depthwise_conv2d/cpu_weight_grad.h"
 #include "depthwise_conv2d/cpu_weight_grad_direct.h"
 // clang-format on
 
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
+
+template <class scalar_t>
+inline int64_t block_groups(int64_t channels) {
+  constexpr int64_t channels_of_group = int64_t(kBlocksPerLine<scalar_t>) * kLanes<acc_type<scalar_t>>;
+  return (channels + channels_of_group - 1) / channels_of_group;
+}
+
+template <class scalar_t>
+inline Split split_of(const Correlation& c, int64_t threads) {
+  using acc_t = acc_type<scalar_t>;
+  if (is_direct(c)) return {16, c.params->batch * ((c.y.count + 15) / 16)};
+  const bool nchw = c.params->layout == Layout::nchw;
+  const ImagesInRow<acc_t> in_row(c.x, c.params->batch);
+  const int64_t units = nchw ? (c.params->batch + in_row.images - 1) / in_row.images * c.channels
+                             : c.params->batch * block_groups<scalar_t>(c.channels);
+  const int64_t row_elements = nchw ? nchw_row_format<acc_t>(c.x, in_row.columns).pitch
+                                    : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
+  // Few units: cut them, so that every thread gets about four items.
+  const int64_t strips = threads == 1 ? 1 : (4 * threads + units - 1) / units;
+  int64_t rows = (c.y.count + strips - 1) / strips;
+  const int64_t fitting = kScratchBytes / int64_t(sizeof(acc_t)) / (row_elements * c.sources) - c.y.span;
+  if (rows * c.y.stride > fitting) rows = fitting / c.y.stride;
+  rows = rows < 8 ? 8 : (rows + 7) / 8 * 8;  // whole tiles
+  return {rows, units * ((c.y.count + rows - 1) / rows)};
+}
+
+inline Split split(const Correlation& c, int64_t threads) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return split_of<float>(c, threads);
+    case ElementType::f64:
+      return split_of<double>(c, threads);
+    default:
+      return split_of<bf16>(c, threads);  // both 16-bit types
+  }
+}
+
+template <class scalar_t>
+inline void correlate_range(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
+  if (c.params->layout == Layout::nchw) return correlate_nchw<scalar_t>(c, strip, begin, end);
+  if (is_direct(c)) return correlate_direct<scalar_t>(c, strip, begin, end);
+  correlate_lanes<scalar_t>(c, strip, begin, end);
+}
+
+inline void correlate(const Correlation& c, Split split, int64_t begin, int64_t end) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return correlate_range<float>(c, split.rows, begin, end);
+    case ElementType::f64:
+      return correlate_range<double>(c, split.rows, begin, end);
+    case ElementType::bf16:
+      return correlate_range<bf16>(c, split.rows, begin, end);
+    case ElementType::f16:
+      return correlate_range<f16>(c, split.rows, begin, end);
+  }
+}
 
 template <class scalar_t>
 void weight_grad_of(const Params& p, WeightGradSplit split, acc_type<scalar_t>* partial_sums, int64_t begin,

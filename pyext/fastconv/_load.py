@@ -50,9 +50,12 @@ def _load_triton() -> str | None:
         return f"this torch ({torch.__version__}) is a CPU-only build"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    from . import triton_kernels
+    try:
+        from . import triton_kernels
 
-    triton_kernels.register(_library)
+        triton_kernels.register(_library)
+    except Exception as error:  # whatever a broken Triton raises must not break what works without it
+        return f"Triton failed to load: {type(error).__name__}: {error}"
     return None
 
 

@@ -58,9 +58,16 @@ def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callab
     rules = {"forward": op.default, "setup_context": setup_context, "backward": backward, "vmap": vmap}
     function: Any = type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
 
+    overload = op.default
+
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
             return op(*args)
+        if not torch._C._are_functorch_transforms_active():
+            if torch.is_grad_enabled():
+                return overload(*args)
+            with torch._C._AutoDispatchBelowAutograd():  # the rule would find out the same, in 4 us of Python
+                return overload(*args)
         # In a rule that the dispatcher called, the transform is already being carried out.
         if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode):
             return op(*args)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.utils import _pair
 from torch.utils.flop_counter import register_flop_formula
 
 from .._register import move_batch_dim, register_autocast_lower, suggest_channels_last, transformable
@@ -61,8 +60,12 @@ def depthwise_conv2d(
     Depthwise Separable Convolutions", CVPR 2017; Howard et al., "MobileNets", 2017.
     """
     if isinstance(padding, str):
-        input, padding = _pad_by_name(input, weight, _pair(stride), padding, _pair(dilation))
-    return _conv(input, weight, bias, _pair(stride), _pair(padding), _pair(dilation), activation)
+        input, padding = _pad_by_name(input, weight, _as_pair(stride), padding, _as_pair(dilation))
+    return _conv(input, weight, bias, _as_pair(stride), _as_pair(padding), _as_pair(dilation), activation)
+
+
+def _as_pair(value: int | Sequence[int]) -> Sequence[int]:
+    return value if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
 
 
 def _pad_by_name(

@@ -11,6 +11,7 @@ processes (test_cuda_on_cpu_devices.py).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from dataclasses import dataclass
 # Read when OpenMP is loaded, with torch. Threads that spin while they wait make thousands of tiny calls ten times
 # slower on a machine that has other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# torch.compile imports it, which fails once something else has imported the distutils that it replaces.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 import fastconv
 import pytest

@@ -90,14 +90,14 @@ void check_access(uintptr_t address, unsigned bytes, unsigned flags, const void*
   constexpr uintptr_t kMargin = 512;  // an access that misses dynamic shared memory by so little was meant for it
   if (address >= regions.static_shared_begin && address < regions.static_shared_end) {
     space = Space::Shared;
-  } else if (address + kMargin >= dynamic_begin && address < dynamic_begin + dynamic_shared_bytes + kMargin) {
+  } else if (address >= dynamic_begin && address + bytes <= dynamic_begin + dynamic_shared_bytes) {
     space = Space::Shared;
-    if (address < dynamic_begin || address + bytes > dynamic_begin + dynamic_shared_bytes) {
+  } else if (!is_registered(address, bytes)) {  // a tensor may lie right beside dynamic shared memory
+    if (address + kMargin >= dynamic_begin && address < dynamic_begin + dynamic_shared_bytes + kMargin) {
       report_error("dynamic shared memory out of bounds: %s of %u bytes at offset %ld of %zu bytes, at %s", verb(flags),
                    bytes, long(address - dynamic_begin), dynamic_shared_bytes, place_of(code).c_str());
       abort_launch();
     }
-  } else if (!is_registered(address, bytes)) {
     if (address >= regions.library_begin && address < regions.library_end) return;  // constants
     if (bounds_are_known()) {
       report_error("invalid global %s of %u bytes at %s: %s", verb(flags), bytes, place_of(code).c_str(),

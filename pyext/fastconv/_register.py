@@ -64,9 +64,9 @@ def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callab
         if torch.compiler.is_compiling():
             return op(*args)
         if not torch._C._are_functorch_transforms_active():
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
                 return overload(*args)
-            with torch._C._AutoDispatchBelowAutograd():  # the rule would find out the same, in 4 us of Python
+            with torch._C._AutoDispatchBelowAutograd():  # register_autograd's rule does the same, in 4 us more
                 return overload(*args)
         # In a rule that the dispatcher called, the transform is already being carried out.
         if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode):

@@ -97,19 +97,43 @@ __attribute__((noinline)) void pack_nchw_rows(const scalar_t* plane, int64_t str
   }
 }
 
-// Which source channel each lane of a channels_last vector reads: (first + lane) * scale / repeat + offset.
+// Which source channel each lane of a channels_last vector reads: ((first + lane) * scale + offset) / repeat. With
+// scale 1 these lie together, each `repeat` times.
 struct LaneChannels {
   int64_t first, count;  // of the destination; lanes beyond `count` are zero
-  int64_t scale, repeat, offset;
+  int64_t scale, repeat;
+  int64_t base, span;      // the first source channel and the number up to the last
+  int32_t lane_index[16];  // source channel of each lane, from `base`
+
+  LaneChannels(int64_t first, int64_t count, int64_t scale, int64_t repeat, int64_t offset)
+      : first(first), count(count), scale(scale), repeat(repeat), base(first), span(count) {
+    if (is_identity()) return;
+    base = (first * scale + offset) / repeat;
+    for (int64_t lane = 0; lane < 16; ++lane) {
+      const int64_t known = lane < count ? lane : 0;
+      lane_index[lane] = int32_t(((first + known) * scale + offset) / repeat - base);
+    }
+    span = lane_index[count - 1] + 1;
+  }
+  bool is_identity() const { return scale == 1 && repeat == 1; }
 };
 
 template <class scalar_t>
 FASTCONV_INLINE Vec<acc_type<scalar_t>> load_lanes(const scalar_t* pixel, const LaneChannels& lanes) {
-  if (lanes.scale == 1 && lanes.repeat == 1) return load_first(pixel + lanes.first, lanes.count);
-  Vec<acc_type<scalar_t>> v{};
-  for (int64_t i = 0; i < lanes.count; ++i)
-    v[i] = to_float(pixel[((lanes.first + i) * lanes.scale + lanes.offset) / lanes.repeat]);
-  return v;
+  if (lanes.is_identity()) return load_first(pixel + lanes.first, lanes.count);
+  using acc_t = acc_type<scalar_t>;
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4) {
+    if (lanes.scale == 1) {  // a few neighbours, spread over the lanes
+      const Vec<float> v = load_first(pixel + lanes.base, lanes.span);
+      const __mmask16 known = __mmask16((1u << lanes.count) - 1);
+      return (Vec<float>)_mm512_maskz_permutexvar_ps(known, _mm512_loadu_si512(lanes.lane_index), (__m512)v);
+    }
+  }
+#endif
+  acc_t values[kLanes<acc_t>] = {};
+  for (int64_t i = 0; i < lanes.count; ++i) values[i] = to_float(pixel[lanes.base + lanes.lane_index[i]]);
+  return load(values);
 }
 
 // One row of a channels_last map: `columns` vectors; source == nullptr: a row of padding.
@@ -124,7 +148,7 @@ inline void pack_lanes_row(const scalar_t* source, int64_t stride_w, const Axis&
   end = end > begin ? end : begin;
   fill_zero(row, row + begin * L);
   const scalar_t* pixel = source + (begin - x.pad) * stride_w;
-  if (lanes.scale == 1 && lanes.repeat == 1 && lanes.count >= L) {
+  if (lanes.is_identity() && lanes.count >= L) {
     for (int64_t j = begin; j < end; ++j, pixel += stride_w) store(row + j * L, load(pixel + lanes.first));
   } else {
     for (int64_t j = begin; j < end; ++j, pixel += stride_w) store(row + j * L, load_lanes(pixel, lanes));

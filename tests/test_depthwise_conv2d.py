@@ -760,7 +760,8 @@ def calls(draw: Any) -> tuple[Case, torch.dtype, str, str, str]:
 
 
 @pytest.mark.core
-@settings(deadline=None, max_examples=150, print_blob=True)
+# CI draws the same calls every time, so that a change is judged by what it changed; elsewhere new ones are drawn.
+@settings(deadline=None, max_examples=150, print_blob=True, derandomize="CI" in os.environ)
 @given(call=calls())
 def test_drawn_calls(device: Device, call: tuple[Case, torch.dtype, str, str, str]) -> None:
     case, dtype, layout, grad_layout, activation = call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -348,17 +349,15 @@ register_autocast_lower("depthwise_conv2d")
 # vmap: examples that share a weight are more batch; examples with weights of their own are more channels.
 
 
-def _vmap_fold(
-    op: Callable[..., Tensor], size: int, maps: list[tuple[Tensor, int | None]], call: Callable[..., Tensor]
-) -> tuple[Tensor, int]:
-    """Runs `call` on the activation maps with the vmapped dimension folded into their channels."""
-    folded = []
-    for x, dim in maps:
-        x = move_batch_dim(x, dim, size, to=(x.dim() - (dim is not None)) - 3)  # in front of C
-        folded.append(x.flatten(x.dim() - 4, x.dim() - 3))
-    output = call(*folded)
-    channel = output.dim() - 3
-    return output.unflatten(channel, (size, output.shape[channel] // size)), channel
+def _fold_map(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """An activation map with its vmapped dimension folded into its channels."""
+    x = move_batch_dim(x, dim, size, to=(x.dim() - (dim is not None)) - 3)  # in front of C
+    return x.flatten(x.dim() - 4, x.dim() - 3)
+
+
+def _unfold_map(x: Tensor, size: int) -> tuple[Tensor, int]:
+    channel = x.dim() - 3
+    return x.unflatten(channel, (size, x.shape[channel] // size)), channel
 
 
 def _fold_weight(weight: Tensor, dim: int | None, size: int) -> Tensor:
@@ -377,26 +376,19 @@ def _conv_vmap(  # type: ignore[no-untyped-def]
     weight = _fold_weight(weight, weight_dim, info.batch_size)
     if bias is not None:
         bias = _fold_weight(bias, bias_dim, info.batch_size)
-    return _vmap_fold(
-        _conv, info.batch_size, [(input, input_dim)],
-        lambda x: _conv(x, weight, bias, stride, padding, dilation, activation),
-    )  # fmt: skip
+    x = _fold_map(input, input_dim, info.batch_size)
+    return _unfold_map(_conv(x, weight, bias, stride, padding, dilation, activation), info.batch_size)
 
 
 def _input_grad_vmap(info, in_dims, grad_output, input, weight, stride, padding, dilation):  # type: ignore[no-untyped-def]
     weight = _fold_weight(weight, in_dims[2], info.batch_size)
-    return _vmap_fold(
-        _input_grad, info.batch_size, [(grad_output, in_dims[0]), (input, in_dims[1])],
-        lambda g, x: _input_grad(g, x, weight, stride, padding, dilation),
-    )  # fmt: skip
+    maps = [_fold_map(x, dim, info.batch_size) for x, dim in ((grad_output, in_dims[0]), (input, in_dims[1]))]
+    return _unfold_map(_input_grad(*maps, weight, stride, padding, dilation), info.batch_size)
 
 
 def _weight_grad_vmap(info, in_dims, grad_output, input, weight, stride, padding, dilation, deterministic):  # type: ignore[no-untyped-def]
     weight = _fold_weight(weight, in_dims[2], info.batch_size)
-    maps = []
-    for x, dim in ((grad_output, in_dims[0]), (input, in_dims[1])):
-        x = move_batch_dim(x, dim, info.batch_size, to=(x.dim() - (dim is not None)) - 3)
-        maps.append(x.flatten(x.dim() - 4, x.dim() - 3))
+    maps = [_fold_map(x, dim, info.batch_size) for x, dim in ((grad_output, in_dims[0]), (input, in_dims[1]))]
     grad_weight = _weight_grad(*maps, weight, stride, padding, dilation, deterministic)
     return grad_weight.unflatten(0, (info.batch_size, grad_weight.shape[0] // info.batch_size)), 0
 
@@ -419,18 +411,11 @@ def _flops(output_numel: int, weight_shape: Sequence[int]) -> int:
     return 2 * output_numel * weight_shape[2] * weight_shape[3]
 
 
-def _numel(shape: Sequence[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
-
-
 @register_flop_formula(_op)
 def _(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
-    return _flops(_numel(out_shape), weight_shape)
+    return _flops(math.prod(out_shape), weight_shape)
 
 
 @register_flop_formula([_input_grad_op, _weight_grad_op])
 def _(grad_output_shape, input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
-    return _flops(_numel(grad_output_shape), weight_shape)
+    return _flops(math.prod(grad_output_shape), weight_shape)

@@ -6,8 +6,6 @@ namespace fastconv::FASTCONV_ISA {
 
 template <class acc_t>
 inline constexpr int kLanes = FASTCONV_VECTOR_BYTES / sizeof(acc_t);
-// Vector registers: what a register tile may use.
-inline constexpr int kRegisters = FASTCONV_VECTOR_BYTES == 32 ? 16 : 32;
 
 template <class T>
 struct VectorOf {

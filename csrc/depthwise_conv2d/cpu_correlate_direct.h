@@ -40,7 +40,6 @@ template <class scalar_t>
 struct DirectTile {
   const Correlation& c;
   const Phase &py, &px;
-  Walk walk;
   const int64_t* tap_columns;         // within a patch: (tap column) * kLanes
   const int64_t* direct_tap_columns;  // within the tensor: (tap column) * stride_w
   const acc_type<scalar_t>* weights;  // of the phase
@@ -129,11 +128,7 @@ void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_
   const Params& p = *c.params;
   const int64_t blocks = (c.channels + L - 1) / L, strips = (c.y.count + strip - 1) / strip;
   const int64_t taps = p.kernel_h * p.kernel_w;
-  bool any_shared = false;
-  for (const Phase& py : c.y.phases)
-    for (const Phase& px : c.x.phases)
-      any_shared |= choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4) == Walk::shared;
-  const int64_t interleave = any_shared ? c.y.dilation : 1, group = kLanesRows * interleave;
+  const int64_t interleave = interleaved_tiles(c, kLanesRows, sizeof(acc_t) == 4), group = kLanesRows * interleave;
   const int64_t patch_rows = ((kLanesRows - 1) * interleave) * c.y.stride + c.y.span;
   const int64_t patch_columns = (kLanesColumns - 1) * c.x.stride + c.x.span;
   acc_t *weights, *sums;
@@ -174,8 +169,8 @@ void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_
               const TileFunction<scalar_t> run = lanes_tile<scalar_t>(walk, c.x.count - column, &width);
               if (row < last)
                 DirectTile<scalar_t>{
-                    c,       py,   px,     walk,  tap_columns, direct_tap_columns, phase_weights, taps * L, row,
-                    row_gap, last, column, width, image,       out_image,          patch,         sums,     run}
+                    c,    py,     px,    tap_columns, direct_tap_columns, phase_weights, taps * L, row, row_gap,
+                    last, column, width, image,       out_image,          patch,         sums,     run}
                     .compute();
               phase_weights += py.taps * px.taps * L;
             }

@@ -51,11 +51,7 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
   const int64_t chunks = (vectors + kNchwVectors - 1) / kNchwVectors;
   const int64_t narrow = vectors / chunks, wide_chunks = vectors % chunks;
 
-  // Rows of a tile that share input rows lie `dilation` apart: a group is what `dilation` such tiles cover.
-  bool any_shared = false;
-  for (const Phase& py : c.y.phases)
-    for (const Phase& px : c.x.phases) any_shared |= choose_walk(c, py, px, rows, sizeof(acc_t) == 4) == Walk::shared;
-  const int64_t interleave = any_shared ? c.y.dilation : 1, group = rows * interleave;
+  const int64_t interleave = interleaved_tiles(c, rows, sizeof(acc_t) == 4), group = rows * interleave;
 
   const int64_t source_rows = ((strip + group - 1) / group * group - 1) * c.y.stride + c.y.span;
   const int64_t sums_pitch = vectors * lanes, phase_step = group * sums_pitch;

@@ -26,11 +26,7 @@ void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t
   const int64_t strips = (c.y.count + strip - 1) / strip;
   const int64_t columns = (c.x.count - 1) * c.x.stride + c.x.span, pitch = columns * L;
   const int64_t phases_x = c.x.phases.size(), out_step = c.x.step * c.destination.stride_w;
-  bool any_shared = false;
-  for (const Phase& py : c.y.phases)
-    for (const Phase& px : c.x.phases)
-      any_shared |= choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4) == Walk::shared;
-  const int64_t interleave = any_shared ? c.y.dilation : 1, group = kLanesRows * interleave;
+  const int64_t interleave = interleaved_tiles(c, kLanesRows, sizeof(acc_t) == 4), group = kLanesRows * interleave;
 
   const int64_t source_rows = ((strip + group - 1) / group * group - 1) * c.y.stride + c.y.span;
   const int64_t weights_step = c.sources * p.kernel_h * p.kernel_w * L;

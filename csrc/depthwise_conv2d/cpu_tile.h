@@ -295,4 +295,12 @@ inline Walk choose_walk(const Correlation& c, const Phase& py, const Phase& px, 
   return c.y.stride == 1 && py.taps >= rows - 1 && py.taps > 0 && dense ? Walk::shared : Walk::plain;
 }
 
+// Rows of a shared tile lie `dilation` apart: how many such tiles interleave to cover a group of rows.
+inline int64_t interleaved_tiles(const Correlation& c, int64_t rows, bool f32) {
+  for (const Phase& py : c.y.phases)
+    for (const Phase& px : c.x.phases)
+      if (choose_walk(c, py, px, rows, f32) == Walk::shared) return c.y.dilation;
+  return 1;
+}
+
 }  // namespace fastconv::depthwise_conv2d::FASTCONV_ISA

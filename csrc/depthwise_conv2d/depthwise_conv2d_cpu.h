@@ -39,7 +39,7 @@ struct Axis {
 struct Correlation {
   const Params* params;
   FeatureMap source, destination;
-  int64_t source_channels, channels;  // of the destination
+  int64_t channels;  // of the destination
   // Destination channel c sums over j < sources: kernel c * sources + j with source channel (c * sources + j) / repeat.
   int64_t sources, repeat;
   Axis y, x;

@@ -10,6 +10,7 @@ Environment:
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+INSTRUCTION_SETS = {"baseline": 16}  # bytes of a vector
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS = {"avx512": 64, "avx2": 32, **INSTRUCTION_SETS}
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: the oldest torch that a build runs on
 
 
@@ -121,6 +125,21 @@ def extension(name: str, files: list[str], libraries: list[str], cuda: bool = Fa
     )
 
 
+def once_per_instruction_set(source: str) -> list[str]:
+    """Of a kernel source, a file for each instruction set (csrc/common/isa.h) that includes it."""
+    if not source.endswith("_cpu_kernels.cpp"):
+        return [source]
+    files = []
+    for isa, vector_bytes in INSTRUCTION_SETS.items():
+        file = Path("build", "isa", source.replace(".cpp", f"_{isa}.cpp"))
+        text = f'#define FASTCONV_VECTOR_BYTES {vector_bytes}\n#include "{Path(source).relative_to("csrc")}"\n'
+        if not (ROOT / file).exists() or (ROOT / file).read_text() != text:
+            (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / file).write_text(text)
+        files.append(str(file))
+    return files
+
+
 class BuildExtension(cpp_extension.BuildExtension):
     """Keeps the objects in build/<extension>, so that each way of building finds what another has compiled.
 
@@ -130,14 +149,15 @@ class BuildExtension(cpp_extension.BuildExtension):
 
     def build_extension(self, ext: Extension) -> None:
         self.build_temp = str(ROOT / "build" / ext.name)
+        ext.sources = [file for source in ext.sources for file in once_per_instruction_set(source)]
         super().build_extension(ext)
 
 
-SHARED = [file for file in sources((".cpp",)) if not file.endswith(("_cpu.cpp", "_cuda.cpp", "/cuda.cpp"))]
-CPU = sources(("_cpu.cpp",))
+SHARED = [file for file in sources((".cpp",)) if not re.search(r"_cpu(_kernels)?\.cpp$|(_|/)cuda\.cpp$", file)]
+CPU = sources(("_cpu.cpp", "_cpu_kernels.cpp"))
 CUDA = sources(("_cuda.cpp", "/cuda.cpp", ".cu"))
 
-extensions = [extension("fastconv._C", ["csrc/library.cpp", "csrc/module.cpp", *SHARED, *CPU], [])]
+extensions = [extension("fastconv._C", [*CPU, *SHARED, "csrc/library.cpp", "csrc/module.cpp"], [])]
 if WITH_CUDA and CUDA:
     libraries = ["cudart_static", "dl", "rt", "pthread"]
     extensions.append(extension("fastconv._C_cuda", [*SHARED, *CUDA], libraries, cuda=True))

@@ -1,5 +1,5 @@
-// Which instruction set the CPU kernels use. Each kernel source is compiled once per set (foreach_isa.h) and the best
-// that the machine has is chosen when the library is loaded.
+// Which instruction set the CPU kernels use. Each kernel source is compiled once per set (isa.h) and the best that
+// the machine has is chosen when the library is loaded.
 #pragma once
 
 namespace fastconv {

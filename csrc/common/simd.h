@@ -1,5 +1,5 @@
-// Vectors of one instruction set (see foreach_isa.h): FASTCONV_VECTOR_BYTES of float or double, with loads and stores
-// that convert from and to the storage types. No include guard: included once per instruction set.
+// Vectors of one instruction set (see isa.h): FASTCONV_VECTOR_BYTES of float or double, with loads and stores
+// that convert from and to the storage types.
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 
 namespace fastconv::FASTCONV_ISA {

@@ -1,4 +1,4 @@
-// What simd.h and the kernel sources of foreach_isa.h need; included before, under the baseline instruction set.
+// What simd.h needs and may not include itself, being under an instruction set already (isa.h).
 #pragma once
 #include <torch/headeronly/util/Half.h>
 

@@ -2,13 +2,9 @@
 #include <numeric>
 
 #include "common/cpu.h"
-#include "common/scratch.h"
 #include "common/simd_includes.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 #include "depthwise_conv2d/depthwise_conv2d_host.h"
-
-#define FASTCONV_ISA_SOURCE "depthwise_conv2d/depthwise_conv2d_cpu_kernels.h"
-#include "common/foreach_isa.h"
 
 namespace fastconv::depthwise_conv2d {
 namespace {

@@ -1,4 +1,4 @@
-// The CPU kernels of depthwise_conv2d, compiled once per instruction set (common/foreach_isa.h).
+// The CPU kernels of depthwise_conv2d, compiled once per instruction set (common/isa.h).
 //
 // A worker packs the rows that it needs, converted to float and zero-padded, into a scratch buffer that stays in its
 // caches, and computes register tiles from there: no tap is tested against a border, 16-bit elements are converted
@@ -9,9 +9,13 @@
 //
 // Limits: a k x k convolution moves its input and output once (8 bytes an output in f32) and does k^2 multiply-adds an
 // output: memory is the limit up to about k5, arithmetic above.
+#include "common/scratch.h"
+#include "common/simd_includes.h"
+#include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 
 // Each builds on those above.
 // clang-format off
+#include "common/isa.h"
 #include "common/simd.h"
 #include "depthwise_conv2d/cpu_pack.h"
 #include "depthwise_conv2d/cpu_tile.h"

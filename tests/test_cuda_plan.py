@@ -33,12 +33,13 @@ int main() {
   while (std::cin >> direction >> dtype >> last >> p.batch >> p.channels >> p.multiplier >> p.height >> p.width >>
          p.kernel_h >> p.kernel_w >> s >> pad >> dilation >> misalign >> device.multiprocessors >>
          device.smem_per_block >> device.smem_per_multiprocessor) {
+    p.out_channels = p.channels * p.multiplier;
     p.dtype = ElementType(dtype), p.layout = last ? Layout::channels_last : Layout::nchw;
     p.stride_h = p.stride_w = s, p.dilation_h = p.dilation_w = dilation, p.padding_h = p.padding_w = pad;
     p.out_height = (p.height + 2 * pad - dilation * (p.kernel_h - 1) - 1) / s + 1;
     p.out_width = (p.width + 2 * pad - dilation * (p.kernel_w - 1) - 1) / s + 1;
     p.input = dense(last, p.channels, p.height, p.width, misalign);
-    p.output = dense(last, p.out_channels(), p.out_height, p.out_width, 0);
+    p.output = dense(last, p.out_channels, p.out_height, p.out_width, 0);
     const Plan plan = choose_plan(Direction(direction), p, device);
     const char* kernels[] = {"generic", "nchw", "channels_last"};
     const TileShape& tile = direction == 2 ? plan.weight_grad_tile.input : plan.tile;

@@ -126,7 +126,7 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
   for (int64_t item = begin; item < end; ++item) {
     const int64_t part = item % split.parts, unit = item / split.parts;
     const int64_t channel = kLaneChannels ? unit * L : unit;
-    const int64_t live = !kLaneChannels ? 1 : p.out_channels() - channel < L ? p.out_channels() - channel : L;
+    const int64_t live = !kLaneChannels ? 1 : p.out_channels - channel < L ? p.out_channels - channel : L;
     fill_zero(sums, sums + taps * L);
     const int64_t last_image = p.batch * (part + 1) / split.parts;
     for (int64_t n = p.batch * part / split.parts; n < last_image; n += images_in_row)
@@ -182,7 +182,7 @@ void weight_grad_packed(const Params& p, WeightGradSplit split, acc_type<scalar_
           ky += tile_h;
         }
       }
-    acc_t* result = partial_sums + (part * p.out_channels() + channel) * taps;
+    acc_t* result = partial_sums + (part * p.out_channels + channel) * taps;
     for (int64_t tap = 0; tap < taps; ++tap)
       for (int64_t lane = 0; lane < live; ++lane)
         result[lane * taps + tap] = kLaneChannels ? sums[tap * L + lane] : sum_lanes<acc_t>(load(sums + tap * L));

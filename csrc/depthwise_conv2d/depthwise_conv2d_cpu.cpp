@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <numeric>
 
 #include "common/cpu.h"
 #include "common/simd_includes.h"
@@ -8,34 +7,6 @@
 
 namespace fastconv::depthwise_conv2d {
 namespace {
-
-Axis forward_axis(int64_t size, int64_t out_size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
-  return {size, stride, dilation, padding, 1, out_size, (kernel - 1) * dilation + 1, {{0, out_size, kernel, 0, 0, 1}}};
-}
-
-// input index i receives from output index (i + padding - k * dilation) / stride where that is an integer.
-Axis input_grad_axis(int64_t size, int64_t out_size, int64_t kernel, int64_t stride, int64_t padding,
-                     int64_t dilation) {
-  const int64_t divisor = std::gcd(stride, dilation);
-  const int64_t k_step = stride / divisor;
-  Axis axis{out_size, 1, dilation / divisor, 0, stride, (size + stride - 1) / stride, 1, {}};
-  for (int64_t first = 0; first < std::min(stride, size); ++first) {
-    Phase phase{first, (size - first + stride - 1) / stride, 0, 0, 0, -k_step};
-    for (int64_t k = 0; k < std::min(kernel, k_step); ++k)
-      if ((first + padding - k * dilation) % stride == 0) {
-        phase.taps = (kernel - 1 - k) / k_step + 1;
-        phase.k_first = k + (phase.taps - 1) * k_step;
-        phase.shift = (first + padding - phase.k_first * dilation) / stride;
-      }
-    axis.pad = std::max(axis.pad, -phase.shift);
-    axis.phases.push_back(phase);
-  }
-  for (Phase& phase : axis.phases) {
-    phase.shift = phase.taps > 0 ? phase.shift + axis.pad : 0;
-    axis.span = std::max(axis.span, phase.shift + (phase.taps - 1) * axis.dilation + 1);
-  }
-  return axis;
-}
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
@@ -50,7 +21,7 @@ int64_t threads() { return torch::stable::get_num_threads(); }
 // Items a thread must have to be worth waking: about 20 microseconds of work.
 int64_t grain(const Params& p, int64_t items) {
   const double multiplications =
-      double(p.batch) * p.out_channels() * p.out_height * p.out_width * (8 + p.kernel_h * p.kernel_w);
+      double(p.batch) * p.out_channels * p.out_height * p.out_width * (8 + p.kernel_h * p.kernel_w);
   return std::max<int64_t>(1, int64_t(2e5 / (multiplications / items + 1)));
 }
 
@@ -88,7 +59,7 @@ void run_weight_grad_of(const Params& p) {
   using acc_t = acc_type<scalar_t>;
   const Kernels& k = kernels();
   const WeightGradSplit split = k.weight_grad_split(p, threads());
-  const int64_t items = split.units * split.parts, taps = p.kernel_h * p.kernel_w, count = p.out_channels() * taps;
+  const int64_t items = split.units * split.parts, taps = p.kernel_h * p.kernel_w, count = p.out_channels * taps;
   std::vector<acc_t> sums(split.parts * count);
   torch::stable::parallel_for(0, items, grain(p, items),
                               [&](int64_t begin, int64_t end) { k.weight_grad(p, split, sums.data(), begin, end); });
@@ -136,7 +107,7 @@ Correlation forward_correlation(const Params& p) {
   return {&p,
           p.input,
           p.output,
-          p.out_channels(),
+          p.out_channels,
           1,
           p.multiplier,
           forward_axis(p.height, p.out_height, p.kernel_h, p.stride_h, p.padding_h, p.dilation_h),

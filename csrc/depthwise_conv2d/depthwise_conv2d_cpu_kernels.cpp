@@ -109,8 +109,8 @@ inline void weight_grad(const Params& p, WeightGradSplit split, void* partial_su
 
 inline WeightGradSplit weight_grad_split(const Params& p, int64_t threads) {
   const int64_t lanes = p.dtype == ElementType::f64 ? kLanes<double> : kLanes<float>;
-  const int64_t blocks = (p.out_channels() + lanes - 1) / lanes;
-  int64_t units = p.layout == Layout::nchw ? p.out_channels() : blocks;
+  const int64_t blocks = (p.out_channels + lanes - 1) / lanes;
+  int64_t units = p.layout == Layout::nchw ? p.out_channels : blocks;
   // Direct: as few groups of channel blocks as there are threads, so that each reads long runs of memory.
   if (is_direct_weight_grad(p)) units = blocks < threads ? blocks : threads;
   const int64_t parts = units >= threads ? 1 : (threads + units - 1) / units;

@@ -10,9 +10,9 @@ namespace {
 struct Memory {
   explicit Memory(const Params& p, const void* workspace = nullptr, int64_t workspace_bytes = 0)
       : note{memory_range(p.input, {p.batch, p.channels, p.height, p.width}, p.dtype, "input"),
-             memory_range(p.output, {p.batch, p.out_channels(), p.out_height, p.out_width}, p.dtype, "output"),
-             {p.weight, p.out_channels() * p.kernel_h * p.kernel_w * element_size(p.dtype), "weight"},
-             {p.bias, p.out_channels() * element_size(p.dtype), "bias"},
+             memory_range(p.output, {p.batch, p.out_channels, p.out_height, p.out_width}, p.dtype, "output"),
+             {p.weight, p.out_channels * p.kernel_h * p.kernel_w * element_size(p.dtype), "weight"},
+             {p.bias, p.out_channels * element_size(p.dtype), "bias"},
              {workspace, workspace_bytes, "workspace"}} {}
   NoteMemory note;
 };

@@ -22,10 +22,10 @@ inline GradSteps grad_steps(const Params& p) {
 inline bool fits_32_bits(const Params& p) {
   constexpr int64_t kLimit = (int64_t(1) << 31) - kGenericThreads - 1;
   const int64_t input = p.batch * p.channels * p.height * p.width;
-  const int64_t output = p.batch * p.out_channels() * p.out_height * p.out_width;
+  const int64_t output = p.batch * p.out_channels * p.out_height * p.out_width;
   const int64_t padded_h = p.height + 2 * p.padding_h + p.stride_h + p.dilation_h;
   const int64_t padded_w = p.width + 2 * p.padding_w + p.stride_w + p.dilation_w;
-  const int64_t weight = p.out_channels() * p.kernel_h * p.kernel_w;
+  const int64_t weight = p.out_channels * p.kernel_h * p.kernel_w;
   return std::max({input, output, padded_h, padded_w, weight}) <= kLimit;
 }
 
@@ -33,7 +33,7 @@ inline Plan generic_plan(Direction direction, const Params& p, const DeviceFacts
   Plan plan;
   plan.index_bits = fits_32_bits(p) ? 32 : 64;
   if (direction != Direction::weight_grad) {
-    const int64_t threads = direction == Direction::forward ? p.batch * p.out_channels() * p.out_height * p.out_width
+    const int64_t threads = direction == Direction::forward ? p.batch * p.out_channels * p.out_height * p.out_width
                                                             : p.batch * p.channels * p.height * p.width;
     plan.grid = unsigned(ceil_div(threads, kGenericThreads));
     return plan;
@@ -42,7 +42,7 @@ inline Plan generic_plan(Direction direction, const Params& p, const DeviceFacts
   shape.channel_lanes = p.layout == Layout::channels_last ? 32 : 1;
   const int free_lanes = kGenericThreads / shape.channel_lanes;
   while (shape.x_lanes < free_lanes && shape.x_lanes < p.out_width) shape.x_lanes *= 2;
-  shape.channel_groups = ceil_div(p.out_channels(), shape.channel_lanes);
+  shape.channel_groups = ceil_div(p.out_channels, shape.channel_lanes);
   const int64_t rows = p.batch * p.out_height, row_lanes = free_lanes / shape.x_lanes;
   const int64_t blocks = shape.channel_groups * p.kernel_h * p.kernel_w;
   // Enough blocks to fill the GPU eight times over, but no split of fewer than 4 rows a lane.
@@ -51,8 +51,7 @@ inline Plan generic_plan(Direction direction, const Params& p, const DeviceFacts
   shape.rows_per_split = ceil_div(rows, splits);
   plan.splits = int(ceil_div(rows, shape.rows_per_split));
   plan.grid = unsigned(blocks * plan.splits);
-  plan.workspace_bytes =
-      plan.splits * p.out_channels() * p.kernel_h * p.kernel_w * (p.dtype == ElementType::f64 ? 8 : 4);
+  plan.workspace_bytes = plan.splits * p.out_channels * p.kernel_h * p.kernel_w * (p.dtype == ElementType::f64 ? 8 : 4);
   return plan;
 }
 
@@ -66,9 +65,9 @@ inline bool fits_fast_kernels(const Params& p) {
   const int64_t coordinate = std::max({p.height + 2 * std::abs(p.padding_h), p.width + 2 * std::abs(p.padding_w),
                                        p.out_height * p.stride_h, p.out_width * p.stride_w});
   return p.dtype != ElementType::f64 && p.dilation_h == 1 && p.dilation_w == 1 && coordinate < kLimit &&
-         p.out_channels() * p.kernel_h * p.kernel_w < kLimit && p.batch * p.out_channels() < kLimit &&
+         p.out_channels * p.kernel_h * p.kernel_w < kLimit && p.batch * p.out_channels < kLimit &&
          extent(p.input, p.height, p.width, p.channels) < kLimit &&
-         extent(p.output, p.out_height, p.out_width, p.out_channels()) < kLimit;
+         extent(p.output, p.out_height, p.out_width, p.out_channels) < kLimit;
 }
 
 // The fast kernel for a call whose sizes any of them could take; a generic plan if there is none.

@@ -75,13 +75,13 @@ inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool f
   shape.vector_store = is_aligned(p.output, columns, p.dtype) && p.out_width % columns == 0;
 
   auto bytes = [&] { return measure_tile(shape, p, rows, columns, plan.kernel_size == 0); };
-  cut_into_tiles(shape, ceil_div(p.out_width, columns), ceil_div(p.out_height, rows), p.batch * p.out_channels(),
+  cut_into_tiles(shape, ceil_div(p.out_width, columns), ceil_div(p.out_height, rows), p.batch * p.out_channels,
                  plan.kernel_size ? 4 : 2, device, bytes);
   plan.smem_bytes = bytes();
   if (plan.smem_bytes > device.smem_per_block) return {};
   const int strips = shape.planes * shape.strips_y * shape.strips_x;
   plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
-  plan.grid = unsigned(ceil_div(p.batch * p.out_channels(), shape.planes) * shape.tiles_y * shape.tiles_x);
+  plan.grid = unsigned(ceil_div(p.batch * p.out_channels, shape.planes) * shape.tiles_y * shape.tiles_x);
   plan.vector_width = shape.load_width;
   return plan;
 }
@@ -128,12 +128,12 @@ inline Plan nchw_weight_grad_plan(const Params& p, const DeviceFacts& device) {
   if (plan.smem_bytes > device.smem_per_block) return {};
   tile.items = int(ceil_div(p.batch, shape.planes)) * shape.tiles_y * shape.tiles_x;
   // Enough blocks to fill the GPU four times over; each ends with one addition over its threads.
-  tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, p.out_channels()), 1, tile.items));
+  tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, p.out_channels), 1, tile.items));
   plan.splits = tile.splits;
-  plan.workspace_bytes = plan.splits * p.out_channels() * p.kernel_h * p.kernel_w * 4;
+  plan.workspace_bytes = plan.splits * p.out_channels * p.kernel_h * p.kernel_w * 4;
   const int strips = shape.planes * shape.strips_y * shape.strips_x;
   plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
-  plan.grid = unsigned(p.out_channels() * plan.splits);
+  plan.grid = unsigned(p.out_channels * plan.splits);
   plan.vector_width = std::min(shape.load_width, grad.load_width);
   return plan;
 }
@@ -164,15 +164,15 @@ inline Plan nchw_large_weight_grad_plan(const Params& p, const DeviceFacts& devi
   const int budget = std::min(device.smem_per_block, device.smem_per_multiprocessor / 2);
   grad.tiles_y = int(ceil_div(p.out_height, kGradRows));
   while (grad.tiles_y < p.out_height && bytes() > budget / 4) ++grad.tiles_y;
-  shape.planes = int(std::clamp<int64_t>(kTileThreads / strips, 1, std::min<int64_t>(kMaxPlanes, p.out_channels())));
+  shape.planes = int(std::clamp<int64_t>(kTileThreads / strips, 1, std::min<int64_t>(kMaxPlanes, p.out_channels)));
   while (shape.planes > 1 && bytes() > budget) --shape.planes;
   plan.smem_bytes = bytes();
   if (plan.smem_bytes > device.smem_per_block) return {};
-  const int64_t channel_blocks = ceil_div(p.out_channels(), shape.planes);
+  const int64_t channel_blocks = ceil_div(p.out_channels, shape.planes);
   tile.items = int(p.batch) * grad.tiles_y * grad.tiles_x;
   tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, channel_blocks), 1, tile.items));
   plan.splits = tile.splits;
-  plan.workspace_bytes = plan.splits * p.out_channels() * p.kernel_h * p.kernel_w * 4;
+  plan.workspace_bytes = plan.splits * p.out_channels * p.kernel_h * p.kernel_w * 4;
   plan.block = unsigned(ceil_div(shape.planes * strips, 32) * 32);
   plan.grid = unsigned(channel_blocks * plan.splits);
   plan.vector_width = shape.load_width;

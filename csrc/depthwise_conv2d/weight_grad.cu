@@ -93,7 +93,7 @@ cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* wor
                                   ? launch_weight_grad_channels_last(params, plan, workspace, stream)
                                   : launch_generic<scalar_t>(params, plan, workspace, stream);
     if (error != cudaSuccess) return error;
-    const int64_t count = params.out_channels() * params.kernel_h * params.kernel_w;
+    const int64_t count = params.out_channels * params.kernel_h * params.kernel_w;
     const unsigned grid = unsigned((count + kGenericThreads - 1) / kGenericThreads);
     return launch(depthwise_conv2d_weight_grad_add_kernel<scalar_t>, dim3(grid), dim3(kGenericThreads), 0, stream,
                   static_cast<const acc_type<scalar_t>*>(workspace), static_cast<scalar_t*>(params.weight), count,

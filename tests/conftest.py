@@ -103,7 +103,7 @@ def _emulated_kernels(request: pytest.FixtureRequest) -> None:
     csrc = build.REPOSITORY / "csrc"
     operators = [csrc / operator for operator in fastconv._load.OPERATORS]
     # The schemas stay those of `_C`; torch says once on stderr that a later registration takes over the dispatch key.
-    host = [csrc / "common" / "cuda.cpp", csrc / "common" / "tensor.cpp"]
+    host = sorted(source for source in (csrc / "common").glob("*.cpp") if not source.name.endswith("_cpu.cpp"))
     host += [folder / f"{folder.name}{part}.cpp" for folder in operators for part in ("", "_cuda")]
     library = build.build(
         "fastconv",

@@ -50,7 +50,8 @@ class Call:
         n, c, h, w = self.shape
         k, s, p = self.kernel, self.stride, self.kernel // 2
         out_h, out_w = ((size + 2 * p - k) // s + 1 for size in (h, w))
-        return Geometry(n, c, self.multiplier, h, w, k, k, (s, s), (p, p), (1, 1), out_h, out_w, self.channels_last)
+        out_c = c * self.multiplier
+        return Geometry(n, c, h, w, out_c, out_h, out_w, k, k, (s, s), (p, p), (1, 1), self.channels_last)
 
 
 def make_map(sizes: tuple[int, ...], call: Call) -> torch.Tensor:

@@ -17,7 +17,6 @@ times what memory does: unmerged, each tap would be a load from it. With ROWS = 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from . import _convolution
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Kernels. ALIGN is the largest power of two, up to 16 bytes, that divides the channels and every stride but the inner
@@ -836,106 +837,15 @@ def launch_weight_grad(gy: Tensor, x: Tensor, g: Any, plan: Plan | None = None) 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Registration: tensors as the dispatcher gives them -> checked 4-d tensors.
+# Registration
 
 
-def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
-    # Imported late: that page needs the operators that this package helps to register.
-    from ..ops.depthwise_conv2d import check_arguments
-
-    return check_arguments(op, x, weight, bias, *rest)
-
-
-def _check_rank(op: str, x: Tensor) -> None:
-    if x.dim() not in (3, 4):
-        raise RuntimeError(f"{op}: input must be [N, C, H, W] or [C, H, W], got {list(x.shape)}")
-
-
-def _check_grad_output_rank(op: str, gy: Tensor, x: Tensor) -> None:
-    if gy.dim() != x.dim():
-        raise RuntimeError(f"{op}: grad_output must have the rank of input, got {list(gy.shape)}")
-
-
-def _check_grad_output(op: str, gy: Tensor, x: Tensor, g: Any) -> None:
-    if gy.dtype != x.dtype:
-        names = [str(t.dtype).removeprefix("torch.") for t in (x, gy)]
-        raise RuntimeError(f"{op}: grad_output must have the dtype of input ({names[0]}), got {names[1]}")
-    if gy.device != x.device:
-        raise RuntimeError(f"{op}: grad_output must be on the device of input ({x.device}), got {gy.device}")
-    expected = [g.batch, g.out_channels, g.out_height, g.out_width]
-    if list(gy.shape) != expected:
-        raise RuntimeError(f"{op}: grad_output must be {expected}, got {list(gy.shape)}")
-
-
-def _on_device_of(x: Tensor) -> Any:
-    # Triton launches on the current device. CPU tensors come from tests, which run the kernels in Triton's interpreter.
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
-def depthwise_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    activation: str = "none",
-) -> Tensor:
-    op = "depthwise_conv2d"
-    _check_rank(op, input)
-    if input.dim() == 3:
-        return depthwise_conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, activation).squeeze(0)
-    g = _check(op, input, weight, bias, stride, padding, dilation, activation)
-    with _on_device_of(input):
-        return launch_forward(input, weight, bias, g, activation)
-
-
-def _depthwise_conv2d_input_grad(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    op = "_depthwise_conv2d_input_grad"
-    _check_rank(op, input)
-    _check_grad_output_rank(op, grad_output, input)
-    if input.dim() == 3:
-        batched = grad_output.unsqueeze(0), input.unsqueeze(0)
-        return _depthwise_conv2d_input_grad(*batched, weight, stride, padding, dilation).squeeze(0)
-    g = _check(op, input, weight, None, stride, padding, dilation)
-    _check_grad_output(op, grad_output, input, g)
-    with _on_device_of(input):
-        return launch_input_grad(grad_output, input, weight, g)
-
-
-def _depthwise_conv2d_weight_grad(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    deterministic: bool,  # holds anyway
-) -> Tensor:
-    op = "_depthwise_conv2d_weight_grad"
-    _check_rank(op, input)
-    _check_grad_output_rank(op, grad_output, input)
-    if input.dim() == 3:
-        batched = grad_output.unsqueeze(0), input.unsqueeze(0)
-        return _depthwise_conv2d_weight_grad(*batched, weight, stride, padding, dilation, deterministic)
-    g = _check(op, input, weight, None, stride, padding, dilation)
-    _check_grad_output(op, grad_output, input, g)
-    with _on_device_of(input):
-        return launch_weight_grad(grad_output, input, g)
+def implementations() -> dict[str, Callable[..., Tensor]]:
+    """The functions to register, by their operators' names."""
+    return _convolution.implementations("depthwise_conv2d", launch_forward, launch_input_grad, launch_weight_grad)
 
 
 def register(library: torch.library.Library) -> None:
-    implementations: dict[str, Callable[..., Tensor]] = {
-        "depthwise_conv2d": depthwise_conv2d,
-        "_depthwise_conv2d_input_grad": _depthwise_conv2d_input_grad,
-        "_depthwise_conv2d_weight_grad": _depthwise_conv2d_weight_grad,
-    }
-    for name, implementation in implementations.items():
+    """Registers these kernels for CUDA tensors for as long as `library` lives."""
+    for name, implementation in implementations().items():
         library.impl(name, implementation, "CUDA")

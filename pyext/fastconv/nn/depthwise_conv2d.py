@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import depthwise_conv2d
-from ..ops.depthwise_conv2d import ACTIVATIONS
+from ..ops._convolution import ACTIVATIONS
 
 
 class DepthwiseConv2d(nn.Conv2d):

@@ -12,4 +12,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "_depthwise_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
       "int[2] dilation, bool deterministic) -> Tensor");
+
+  m.def(
+      "grouped_conv2d(Tensor input, Tensor weight, Tensor? bias=None, int[2] stride=1, int[2] padding=0, "
+      "int[2] dilation=1, int groups=1, str activation=\"none\", int shuffle=1) -> Tensor");
+  m.def(
+      "_grouped_conv2d_input_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, int shuffle) -> Tensor");
+  m.def(
+      "_grouped_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, int shuffle, bool deterministic) -> Tensor");
 }

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "none": lambda x: x,
     "relu": torch.relu,
     "relu6": F.relu6,
@@ -39,4 +39,4 @@ def depthwise_conv2d(
             output = output + weight[:, 0, ky, kx, None, None] * x[..., y0 : y1 : stride[0], x0 : x1 : stride[1]]
     if bias is not None:
         output = output + bias[:, None, None]
-    return _ACTIVATIONS[activation](output)
+    return ACTIVATIONS[activation](output)

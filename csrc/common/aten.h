@@ -1,0 +1,22 @@
+// PyTorch's own operators, for what they do best: called where a plan says so, below autograd and autocast.
+#pragma once
+#include "common/activation.h"
+#include "common/tensor.h"
+
+namespace fastconv {
+
+Tensor aten_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                        const std::vector<int64_t>& dilation, int64_t groups);
+Tensor aten_convolution_input_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                   const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                                   const std::vector<int64_t>& dilation, int64_t groups);
+Tensor aten_convolution_weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                                    const std::vector<int64_t>& dilation, int64_t groups);
+// In place.
+void aten_activate(const Tensor& tensor, Activation activation);
+// torch.nn.functional.channel_shuffle of a 4-d tensor, in its memory format.
+Tensor aten_channel_shuffle(const Tensor& input, int64_t groups, Layout layout);
+
+}  // namespace fastconv

@@ -1,0 +1,86 @@
+#include "common/aten.h"
+#include "grouped_conv2d/grouped_conv2d_host.h"
+
+namespace fastconv::grouped_conv2d {
+namespace {
+
+// Everything about a call but its pointers. `input` is 4-d here.
+Params check_geometry(const char* op, const Tensor& input, const Tensor& weight, const Pair& stride,
+                      const Pair& padding, const Pair& dilation, int64_t groups, int64_t shuffle) {
+  check_convolution_arguments(op, input, weight, stride, padding, dilation);
+  FASTCONV_CHECK(weight.dim() == 4 && weight.size(2) > 0 && weight.size(3) > 0, op,
+                 ": weight must be [out_channels, channels / groups, kernel_h, kernel_w], got ", shape_text(weight));
+  const int64_t channels = input.size(1), out_channels = weight.size(0);
+  FASTCONV_CHECK(channels > 0, op, ": input must have at least one channel, got ", shape_text(input));
+  FASTCONV_CHECK(groups > 0 && channels % groups == 0, op, ": groups must divide the channels of input, ", channels,
+                 ", got ", groups);
+  FASTCONV_CHECK(weight.size(1) == channels / groups, op, ": weight.size(1) must be ", channels / groups,
+                 ", the channels of input by groups, got ", weight.size(1), " (input ", shape_text(input), ", weight ",
+                 shape_text(weight), ", groups ", groups, ")");
+  FASTCONV_CHECK(out_channels > 0 && out_channels % groups == 0, op, ": weight.size(0) must be a multiple of groups, ",
+                 groups, ", got ", out_channels);
+  FASTCONV_CHECK(shuffle > 0 && out_channels % shuffle == 0, op, ": shuffle must divide the channels of output, ",
+                 out_channels, ", got ", shuffle);
+  Params p{convolution_geometry(op, input, weight, stride, padding, dilation)};
+  p.groups = groups, p.shuffle = shuffle;
+  return p;
+}
+
+// What torch and depthwise_conv2d take: the channels of grad_output in their own order.
+Tensor unshuffled(const Tensor& grad_output, const Params& p) {
+  if (p.shuffle == 1) return grad_output;
+  return aten_channel_shuffle(grad_output, p.out_channels / p.shuffle, p.layout);
+}
+
+}  // namespace
+
+Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
+               const Pair& padding, const Pair& dilation, int64_t groups, const std::string& activation,
+               int64_t shuffle, Kernel kernel) {
+  const char* op = "grouped_conv2d";
+  check_rank(op, "input", input);
+  if (input.dim() == 3)
+    return unbatched(
+        forward(batched(input), weight, bias, stride, padding, dilation, groups, activation, shuffle, kernel));
+  const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
+  if (!kernel.is_slower_than_torch(p)) return convolution_forward(op, input, weight, bias, activation, p, kernel.run);
+  const Activation checked = check_activation(op, activation);
+  checked_bias(op, bias, input, p);
+  Tensor output = aten_convolution(input, weight, bias, stride, padding, dilation, groups);
+  aten_activate(output, checked);
+  return shuffle == 1 ? torch::stable::contiguous(output, memory_format(p.layout))
+                      : aten_channel_shuffle(output, shuffle, p.layout);
+}
+
+Tensor input_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Pair& stride,
+                  const Pair& padding, const Pair& dilation, int64_t groups, int64_t shuffle, Kernel kernel) {
+  const char* op = "_grouped_conv2d_input_grad";
+  check_ranks(op, grad_output, input);
+  if (input.dim() == 3)
+    return unbatched(
+        input_grad(batched(grad_output), batched(input), weight, stride, padding, dilation, groups, shuffle, kernel));
+  const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
+  if (!kernel.is_slower_than_torch(p)) return convolution_input_grad(op, grad_output, input, weight, p, kernel.run);
+  check_grad_output(op, grad_output, input, p);
+  const Tensor grad_input =
+      aten_convolution_input_grad(unshuffled(grad_output, p), input, weight, stride, padding, dilation, groups);
+  return torch::stable::contiguous(grad_input, memory_format(p.layout));
+}
+
+Tensor weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Pair& stride,
+                   const Pair& padding, const Pair& dilation, int64_t groups, int64_t shuffle, bool deterministic,
+                   Kernel kernel) {
+  const char* op = "_grouped_conv2d_weight_grad";
+  check_ranks(op, grad_output, input);
+  if (input.dim() == 3)
+    return weight_grad(batched(grad_output), batched(input), weight, stride, padding, dilation, groups, shuffle,
+                       deterministic, kernel);
+  const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
+  if (!kernel.is_slower_than_torch(p))
+    return convolution_weight_grad(op, grad_output, input, weight, deterministic, p, kernel.run);
+  check_grad_output(op, grad_output, input, p);
+  return torch::stable::contiguous(
+      aten_convolution_weight_grad(unshuffled(grad_output, p), input, weight, stride, padding, dilation, groups));
+}
+
+}  // namespace fastconv::grouped_conv2d

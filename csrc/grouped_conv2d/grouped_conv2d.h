@@ -1,0 +1,22 @@
+// grouped_conv2d: the channels lie in `groups` groups; an output channel sums over the input channels of its group.
+//   y[n, o, y, x] = act(bias[o] + sum_{i,ky,kx} weight[o, i, ky, kx]
+//                       * input[n, group(o) * group_channels + i, y*stride_h + ky*dilation_h - padding_h, x*... ])
+// Channel o of y is channel position(o) of the output: shuffled by `shuffle` groups as channel_shuffle does it.
+#pragma once
+#include "common/convolution.h"
+
+namespace fastconv::grouped_conv2d {
+
+struct Params : Convolution2d {
+  int64_t groups;
+  int64_t shuffle;  // 1: not shuffled
+
+  int64_t group_channels() const { return channels / groups; }  // of the input
+  int64_t group_out_channels() const { return out_channels / groups; }
+  int64_t position(int64_t o) const {
+    const int64_t each = out_channels / shuffle;
+    return o % each * shuffle + o / each;
+  }
+};
+
+}  // namespace fastconv::grouped_conv2d

@@ -14,7 +14,7 @@ import fastconv
 import pytest
 import torch
 from fastconv import __main__ as command
-from fastconv import _load, backends
+from fastconv import _load, backends, triton_kernels
 
 PACKAGE = Path(fastconv.__file__).parent
 requires_cuda_torch = pytest.mark.skipif(
@@ -73,6 +73,12 @@ def row(output: str, operator: str, device: str) -> list[str]:
 NO_TRITON = "sys.modules['triton'] = None"
 
 
+def without_cuda_library(operator: str, with_triton: bool = importlib.util.find_spec("triton") is not None) -> str:
+    """What serves an operator that no `_C_cuda` has kernels of."""
+    served = with_triton and torch.version.cuda is not None and operator in triton_kernels.OPERATORS
+    return "Triton" if served else "nothing"
+
+
 def test_info_of_this_build() -> None:
     done = subprocess.run([sys.executable, "-m", "fastconv", "info"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -82,9 +88,9 @@ def test_info_of_this_build() -> None:
     assert fact(done.stdout, "CPU kernels").startswith(fastconv._C.cpu_capability())
     for operator in _load.OPERATORS:
         assert row(done.stdout, operator, "cpu")[0] == "C++"
-        backend = row(done.stdout, operator, "cuda")[0]
-        expected = "CUDA" if _load.cuda_error is None else "Triton" if _load.triton_error is None else "nothing"
-        assert backend == expected
+        dump = torch._C._dispatch_dump(f"fastconv::{operator}")
+        compiled = re.search(r"^CUDA: registered at \S+_cuda\.cpp", dump, re.MULTILINE)
+        assert row(done.stdout, operator, "cuda")[0] == ("CUDA" if compiled else without_cuda_library(operator))
 
 
 def test_unknown_command_shows_usage() -> None:
@@ -120,7 +126,7 @@ def test_broken_cuda_library(package: Path, with_triton: bool) -> None:
     for operator in _load.OPERATORS:
         assert row(output, operator, "cpu")[0] == "C++"
         backend, why = row(output, operator, "cuda")
-        assert backend == ("Triton" if with_triton else "nothing")
+        assert backend == without_cuda_library(operator, with_triton)
         assert "failed to load" in why
         assert with_triton or "Triton is not installed" in why
 
@@ -161,7 +167,7 @@ def test_refusal_tells_what_info_tells(package: Path) -> None:
         "keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)\nx = torch.zeros(1, 1, 1, 1)\n"
         f"for name in {names}:\n"
         "    op = getattr(torch.ops.fastconv, name).default\n"
-        "    values = {'Tensor': x, 'List[int]': [1, 1], 'str': 'none', 'bool': False}\n"
+        "    values = {'Tensor': x, 'int': 1, 'List[int]': [1, 1], 'str': 'none', 'bool': False}\n"
         "    arguments = [values.get(str(a.type)) for a in op._schema.arguments]\n"
         "    try: op.redispatch(keys, *arguments)\n"
         "    except RuntimeError as error: assert f'{name}: no CUDA kernels' in str(error), error\n"

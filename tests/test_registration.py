@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import fastconv
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 OPERATORS = [name for names in fastconv._load.OPERATORS.values() for name in names]
 GEOMETRY = ([2, 1], [1, 0], [2, 1])  # stride, padding, dilation
+Samples = list[tuple[Any, ...]]
 
 
 def _map(*shape: int, channels_last: bool = False, **kwargs: Any) -> torch.Tensor:
@@ -19,31 +21,40 @@ def _map(*shape: int, channels_last: bool = False, **kwargs: Any) -> torch.Tenso
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _samples(name: str, device: str) -> list[tuple[Any, ...]]:
-    samples: list[tuple[Any, ...]] = []
-    for channels_last in (False, True):
-        for grad in (False, True):
-            leaf: dict[str, Any] = {"device": device, "requires_grad": grad}
-            x = _map(2, 3, 9, 8, channels_last=channels_last, device=device).requires_grad_(grad)
-            w, b = torch.randn(6, 1, 3, 2, **leaf), torch.randn(6, **leaf)
-            g = _map(2, 6, 4, 7, channels_last=channels_last, device=device).requires_grad_(grad)
-            samples += {
-                "depthwise_conv2d": [
-                    (x, w),
-                    (x, w, b),
-                    (x, w, None, *GEOMETRY),
-                    *((x, w, b, *GEOMETRY, a) for a in ("none", "relu", "relu6", "silu", "gelu", "hardswish")),
-                    (x[0], w, b, *GEOMETRY, "silu"),
-                    (x[:0], w, b, *GEOMETRY),
-                    (x.detach().double(), w.detach().double(), None, *GEOMETRY),
-                ],
-                "_depthwise_conv2d_input_grad": [(g, x, w, *GEOMETRY), (g[0], x[0], w, *GEOMETRY)],
-                "_depthwise_conv2d_weight_grad": [
-                    *((g, x, w, *GEOMETRY, deterministic) for deterministic in (False, True)),
-                    (g[0], x[0], w, *GEOMETRY, False),
-                ],
-            }[name]
+ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu", "hardswish")
+
+
+def _convolution_samples(name: str, device: str, channels: int, weight: tuple[int, ...], *more: int) -> Samples:
+    """Of a convolution and its gradients, whose schemas have `more` after the geometry, the activation in between."""
+    samples: Samples = []
+    groups, after = more[:1], more[1:]
+    for channels_last, grad in itertools.product((False, True), repeat=2):
+        leaf: dict[str, Any] = {"device": device, "requires_grad": grad}
+        x = _map(2, channels, 9, 8, channels_last=channels_last, device=device).requires_grad_(grad)
+        w, b = torch.randn(weight, **leaf), torch.randn(weight[0], **leaf)
+        g = _map(2, weight[0], 4, 7, channels_last=channels_last, device=device).requires_grad_(grad)
+        if name.endswith("_input_grad"):
+            samples += [(g, x, w, *GEOMETRY, *more), (g[0], x[0], w, *GEOMETRY, *more)]
+        elif name.endswith("_weight_grad"):
+            samples += [(g, x, w, *GEOMETRY, *more, deterministic) for deterministic in (False, True)]
+            samples += [(g[0], x[0], w, *GEOMETRY, *more, False)]
+        else:
+            geometry = (*GEOMETRY, *groups)
+            samples += [(x, w, *args) for args in ((), (b,)) if groups in ((), (1,))]  # the rest at their defaults
+            samples += [(x, w, None, *geometry)]
+            samples += [(x, w, b, *geometry, activation, *after) for activation in ACTIVATIONS if grad]
+            samples += [(x[0], w, b, *geometry, "silu", *after), (x[:0], w, b, *geometry, "none", *after)]
+            samples += [(x.detach().double(), w.detach().double(), None, *geometry)]
     return samples
+
+
+def _samples(name: str, device: str) -> Samples:
+    if "depthwise_conv2d" in name:
+        return _convolution_samples(name, device, 3, (6, 1, 3, 2))
+    if "grouped_conv2d" in name:
+        dense = _convolution_samples(name, device, 4, (6, 4, 3, 2), 1, 1)
+        return dense + _convolution_samples(name, device, 6, (12, 2, 3, 2), 3, 4)
+    raise AssertionError(f"no samples of {name}")
 
 
 def test_no_operator_is_forgotten() -> None:
@@ -82,11 +93,3 @@ def test_schema(name: str) -> None:
     assert not any(argument.kwarg_only for argument in schema.arguments)
     assert not schema.is_mutable
     assert [str(r.type) for r in schema.returns] == ["Tensor"]
-
-
-def test_error_where_there_is_no_kernel_for_cuda() -> None:
-    if fastconv._load.cuda_error is None or fastconv._load.triton_error is None:
-        pytest.skip("this installation has kernels for CUDA")
-    for name in OPERATORS:
-        assert "CUDA" in fastconv._load.cuda_error or "torch" in fastconv._load.cuda_error
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{name}", "CUDA")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 
 import torch
 
@@ -20,11 +21,12 @@ def is_available() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def register(library: torch.library.Library) -> None:
-    """Registers every operator's kernels for CUDA tensors (on ROCm, those of AMD GPUs) for as long as `library` lives.
+def register(library: torch.library.Library, operators: Sequence[str] = OPERATORS) -> None:
+    """Registers these operators' kernels for CUDA tensors (on ROCm, those of AMD GPUs) for as long as `library` lives.
 
     Raises:
         ImportError: Triton is not installed.
     """
-    for name in OPERATORS:
-        importlib.import_module(f"{__name__}.{name}").register(library)
+    pages = [importlib.import_module(f"{__name__}.{name}") for name in operators]
+    for page in pages:  # all or none: no page is registered if another fails to load
+        page.register(library)

@@ -1,14 +1,15 @@
 """Loads the compiled libraries and says which backend serves CUDA tensors.
 
 `_C` (schemas and CPU kernels) is needed: if it does not load, importing fastconv fails at once. `_C_cuda` is loaded
-where this torch has CUDA; if it is missing or fails to load, Triton's kernels take its place, and where there is no
-Triton either, the reason is kept and told when a CUDA tensor first arrives.
+where this torch has CUDA. Operators that it has no kernels of, all of them if it is missing or fails to load, are
+served by Triton's; where there is no Triton either, the reason is kept and told when a CUDA tensor first arrives.
 """
 
 from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -45,8 +46,8 @@ def _load_cuda() -> str | None:
     return None
 
 
-def _load_triton() -> str | None:
-    """Registers the Triton kernels for CUDA tensors; returns why that is not possible, or None."""
+def _load_triton(operators: Sequence[str]) -> str | None:
+    """Registers Triton's kernels of these operators for CUDA tensors; returns why that is not possible, or None."""
     if torch.version.cuda is None and torch.version.hip is None:
         return f"this torch ({torch.__version__}) is a CPU-only build"
     if importlib.util.find_spec("triton") is None:
@@ -54,28 +55,50 @@ def _load_triton() -> str | None:
     try:
         from . import triton_kernels
 
-        triton_kernels.register(_library)
+        served = [name for name in operators if name in triton_kernels.OPERATORS]
+        triton_kernels.register(_library, served)
     except Exception as error:  # whatever a broken Triton raises must not break what works without it
         return f"Triton failed to load: {type(error).__name__}: {error}"
+    cuda_backends.update(dict.fromkeys(served, "Triton"))
     return None
+
+
+def _has_cuda_kernels(operator: str) -> bool:
+    names = OPERATORS[operator]
+    return all(torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{name}", "CUDA") for name in names)
 
 
 _library = torch.library.Library("fastconv", "IMPL")  # registrations last as long as this object
 cuda_error = _load_cuda()
-triton_error = "not needed: the CUDA kernels are loaded" if cuda_error is None else _load_triton()
+cuda_backends = {operator: "CUDA" for operator in OPERATORS if _has_cuda_kernels(operator)}
+"""What serves CUDA tensors: "CUDA" or "Triton"; operators that nothing serves are left out."""
+_not_in_cuda = [operator for operator in OPERATORS if operator not in cuda_backends]
+triton_error = _load_triton(_not_in_cuda) if _not_in_cuda else "not needed: the CUDA kernels are loaded"
 
 
-def _register_refusal(name: str) -> None:
-    def refuse(*args: object) -> None:
-        raise RuntimeError(
-            f"{name}: no CUDA kernels are available. CUDA: {cuda_error}. Triton: {triton_error}. "
-            "`python -m fastconv info` tells more."
-        )
-
-    _library.impl(name, refuse, "CUDA")
+def why_not_cuda(operator: str) -> str:
+    """Why `_C_cuda` does not serve an operator that is not its own."""
+    return cuda_error or f"_C_cuda has no kernels of {operator}"
 
 
-if cuda_error is not None and triton_error is not None:
-    for _names in OPERATORS.values():
-        for _name in _names:
-            _register_refusal(_name)
+def why_not_triton(operator: str) -> str:
+    return triton_error or f"there are no Triton kernels of {operator}"
+
+
+def _register_refusal(operator: str) -> None:
+    def refusal(name: str) -> Callable[..., None]:
+        def refuse(*args: object) -> None:
+            raise RuntimeError(
+                f"{name}: no CUDA kernels are available. CUDA: {why_not_cuda(operator)}. "
+                f"Triton: {why_not_triton(operator)}. `python -m fastconv info` tells more."
+            )
+
+        return refuse
+
+    for name in OPERATORS[operator]:
+        _library.impl(name, refusal(name), "CUDA")
+
+
+for _operator in OPERATORS:
+    if _operator not in cuda_backends:
+        _register_refusal(_operator)

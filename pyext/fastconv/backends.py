@@ -137,26 +137,21 @@ def why_gpu_is_not_served(library: CudaLibrary, capability: tuple[int, int]) -> 
 
 def service(operator: str, device: str) -> Service:
     """Which kernels run when `operator`, one of `_load.OPERATORS`, is called with tensors on `device`."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}[device]
-    missing = [
-        name
-        for name in _load.OPERATORS[operator]
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{name}", key)
-    ]
-    if missing:
-        why = f"{', '.join(missing)} left out of this build (FASTCONV_ONLY)"
-        return Service(operator, device, None, why)
     if device == "cpu":
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{operator}", "CPU"):
+            return Service(operator, device, None, "left out of this build (FASTCONV_ONLY)")
         return Service(operator, device, "C++", f"{_C.cpu_capability()} kernels of _C")
-    if _load.cuda_error is None:
-        library = cuda_library()
-        reasons = [why_gpu_is_not_served(library, gpu.capability) for gpu in gpus()]
-        if reasons and all(reasons):
-            return Service(operator, device, None, reasons[0] or "")
-        return Service(operator, device, "CUDA", "_C_cuda is loaded" + ("" if reasons else "; torch sees no GPU here"))
-    if _load.triton_error is None:
-        return Service(operator, device, "Triton", _load.cuda_error)
-    return Service(operator, device, None, f"CUDA: {_load.cuda_error}. Triton: {_load.triton_error}")
+    backend = _load.cuda_backends.get(operator)
+    if backend == "Triton":
+        return Service(operator, device, "Triton", _load.why_not_cuda(operator))
+    if backend is None:
+        why = f"CUDA: {_load.why_not_cuda(operator)}. Triton: {_load.why_not_triton(operator)}"
+        return Service(operator, device, None, why)
+    library = cuda_library()
+    reasons = [why_gpu_is_not_served(library, gpu.capability) for gpu in gpus()]
+    if reasons and all(reasons):
+        return Service(operator, device, None, reasons[0] or "")
+    return Service(operator, device, "CUDA", "_C_cuda is loaded" + ("" if reasons else "; torch sees no GPU here"))
 
 
 def services() -> list[Service]:

@@ -66,6 +66,8 @@ def default_architectures(release: tuple[int, int]) -> str:
 
 def sources(suffixes: tuple[str, ...]) -> list[str]:
     only = [name for name in os.environ.get("FASTCONV_ONLY", "").split(",") if name]
+    if "grouped_conv2d" in only and "depthwise_conv2d" not in only:
+        only.append("depthwise_conv2d")  # whose kernels serve groups of one channel
     operators = sorted(path.name for path in CSRC.iterdir() if path.is_dir() and path.name != "common")
     for name in only:
         if name not in operators:

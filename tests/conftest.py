@@ -108,7 +108,7 @@ def _emulated_kernels(request: pytest.FixtureRequest) -> None:
     host += [folder / f"{folder.name}{part}.cpp" for folder in operators for part in ("", "_cuda")]
     library = build.build(
         "fastconv",
-        sorted(source for folder in operators for source in folder.glob("*.cu")),
+        sorted(source for folder in [csrc / "common", *operators] for source in folder.glob("*.cu")),
         host,
         mode=EMULATED[name],
         include_dirs=[csrc],

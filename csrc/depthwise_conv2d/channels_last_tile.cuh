@@ -1,7 +1,8 @@
 // What the channels_last kernels of depthwise_conv2d share. A block works on `lanes` groups of 16 bytes of channels (a
 // power of two, at most 8, which is a full 128-byte line) of a tile of one image.
 #pragma once
-#include "depthwise_conv2d/kernels.cuh"
+#include "common/convolution.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_launch.h"
 
 namespace fastconv::depthwise_conv2d {
 

@@ -1,4 +1,6 @@
 // depthwise_conv2d on CUDA: device guard, stream, plan, workspace, launch, error check, registration.
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
+
 #include "common/cuda.h"
 #include "depthwise_conv2d/depthwise_conv2d_host.h"
 #include "depthwise_conv2d/depthwise_conv2d_launch.h"
@@ -17,21 +19,23 @@ struct Memory {
   NoteMemory note;
 };
 
-void run_forward(const Params& params) {
+}  // namespace
+
+void run_forward_cuda(const Params& params) {
   const DeviceGuard guard(params.device_index);
   const Plan plan = choose_plan(Direction::forward, params, device_facts(params.device_index));
   const Memory memory(params);
   check_cuda("depthwise_conv2d", launch_forward(params, plan, current_stream(params.device_index)));
 }
 
-void run_input_grad(const Params& params) {
+void run_input_grad_cuda(const Params& params) {
   const DeviceGuard guard(params.device_index);
   const Plan plan = choose_plan(Direction::input_grad, params, device_facts(params.device_index));
   const Memory memory(params);
   check_cuda("_depthwise_conv2d_input_grad", launch_input_grad(params, plan, current_stream(params.device_index)));
 }
 
-void run_weight_grad(const Params& params) {
+void run_weight_grad_cuda(const Params& params) {
   const DeviceGuard guard(params.device_index);
   const Plan plan = choose_plan(Direction::weight_grad, params, device_facts(params.device_index));
   const Tensor partial_sums = workspace(plan.workspace_bytes, params.device_index);
@@ -40,22 +44,24 @@ void run_weight_grad(const Params& params) {
              launch_weight_grad(params, plan, partial_sums.data_ptr(), current_stream(params.device_index)));
 }
 
+namespace {
+
 Tensor forward_cuda(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                     const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                     const std::vector<int64_t>& dilation, const std::string& activation) {
-  return forward(input, weight, bias, stride, padding, dilation, activation, run_forward);
+  return forward(input, weight, bias, stride, padding, dilation, activation, run_forward_cuda);
 }
 
 Tensor input_grad_cuda(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                        const std::vector<int64_t>& dilation) {
-  return input_grad(grad_output, input, weight, stride, padding, dilation, run_input_grad);
+  return input_grad(grad_output, input, weight, stride, padding, dilation, run_input_grad_cuda);
 }
 
 Tensor weight_grad_cuda(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                         const std::vector<int64_t>& dilation, bool deterministic) {
-  return weight_grad(grad_output, input, weight, stride, padding, dilation, deterministic, run_weight_grad);
+  return weight_grad(grad_output, input, weight, stride, padding, dilation, deterministic, run_weight_grad_cuda);
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -12,48 +11,6 @@
 #include "depthwise_conv2d/plan_nchw.h"
 
 namespace fastconv::depthwise_conv2d {
-
-inline GradSteps grad_steps(const Params& p) {
-  const int64_t common_h = std::gcd(p.stride_h, p.dilation_h), common_w = std::gcd(p.stride_w, p.dilation_w);
-  return {p.stride_h / common_h, p.stride_w / common_w, p.dilation_h / common_h, p.dilation_w / common_w};
-}
-
-// The largest index or coordinate that a generic kernel forms in its index type.
-inline bool fits_32_bits(const Params& p) {
-  constexpr int64_t kLimit = (int64_t(1) << 31) - kGenericThreads - 1;
-  const int64_t input = p.batch * p.channels * p.height * p.width;
-  const int64_t output = p.batch * p.out_channels * p.out_height * p.out_width;
-  const int64_t padded_h = p.height + 2 * p.padding_h + p.stride_h + p.dilation_h;
-  const int64_t padded_w = p.width + 2 * p.padding_w + p.stride_w + p.dilation_w;
-  const int64_t weight = p.out_channels * p.kernel_h * p.kernel_w;
-  return std::max({input, output, padded_h, padded_w, weight}) <= kLimit;
-}
-
-inline Plan generic_plan(Direction direction, const Params& p, const DeviceFacts& device) {
-  Plan plan;
-  plan.index_bits = fits_32_bits(p) ? 32 : 64;
-  if (direction != Direction::weight_grad) {
-    const int64_t threads = direction == Direction::forward ? p.batch * p.out_channels * p.out_height * p.out_width
-                                                            : p.batch * p.channels * p.height * p.width;
-    plan.grid = unsigned(ceil_div(threads, kGenericThreads));
-    return plan;
-  }
-  ReduceShape& shape = plan.reduce;
-  shape.channel_lanes = p.layout == Layout::channels_last ? 32 : 1;
-  const int free_lanes = kGenericThreads / shape.channel_lanes;
-  while (shape.x_lanes < free_lanes && shape.x_lanes < p.out_width) shape.x_lanes *= 2;
-  shape.channel_groups = ceil_div(p.out_channels, shape.channel_lanes);
-  const int64_t rows = p.batch * p.out_height, row_lanes = free_lanes / shape.x_lanes;
-  const int64_t blocks = shape.channel_groups * p.kernel_h * p.kernel_w;
-  // Enough blocks to fill the GPU eight times over, but no split of fewer than 4 rows a lane.
-  const int64_t wanted = ceil_div(8 * device.multiprocessors, blocks);
-  const int64_t splits = std::clamp<int64_t>(wanted, 1, ceil_div(rows, 4 * row_lanes));
-  shape.rows_per_split = ceil_div(rows, splits);
-  plan.splits = int(ceil_div(rows, shape.rows_per_split));
-  plan.grid = unsigned(blocks * plan.splits);
-  plan.workspace_bytes = plan.splits * p.out_channels * p.kernel_h * p.kernel_w * (p.dtype == ElementType::f64 ? 8 : 4);
-  return plan;
-}
 
 // Fast kernels index within a plane (nchw) or an image (channels_last) in 32 bits.
 inline bool fits_fast_kernels(const Params& p) {
@@ -99,7 +56,7 @@ inline Plan choose_plan(Direction direction, const Params& p, const DeviceFacts&
     const Plan plan = fast_plan(direction, p, device);
     if (plan.kernel != Kernel::generic) return plan;
   }
-  return generic_plan(direction, p, device);
+  return {generic_plan(direction, p, p.kernel_h * p.kernel_w, device)};
 }
 
 // The plan in words, for people.

@@ -4,7 +4,8 @@
 // an output. It is the statement of truth. Must move each input, weight and output element once; does kernel_h *
 // kernel_w multiply-adds an output, each with an input and a weight load that hit the L1: bound by load instructions.
 #include "common/activation.cuh"
-#include "depthwise_conv2d/kernels.cuh"
+#include "common/convolution.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_launch.h"
 
 namespace fastconv::depthwise_conv2d {
 

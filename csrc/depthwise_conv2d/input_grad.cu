@@ -6,33 +6,10 @@
 //                            weight[c*m + j, ky, kx] * grad_output[n, c*m + j, oy, ox]
 // Must move each gradient once; does about kernel_h * kernel_w * multiplier / (stride_h * stride_w) multiply-adds an
 // element, each with two loads that hit the L1: bound by load instructions.
-#include "depthwise_conv2d/kernels.cuh"
+#include "common/convolution.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_launch.h"
 
 namespace fastconv::depthwise_conv2d {
-
-// The taps of one axis that reach a given input coordinate: k = first, first + step, ...; the output coordinate starts
-// at `out` and falls by `out_step`.
-template <class index_t>
-struct Taps {
-  index_t first, step, out, out_step;
-};
-
-template <class index_t>
-__device__ __forceinline__ Taps<index_t> taps_of(index_t coordinate, index_t padding, index_t stride, index_t dilation,
-                                                 index_t step, index_t out_step) {
-  const index_t position = coordinate + padding;
-  const index_t dilation_left = dilation % stride;
-  index_t left = position % stride, k = 0;
-  // Whether position - k * dilation is a multiple of stride repeats with period `step` in k.
-  while (left != 0 && k < step) {
-    left -= dilation_left;
-    if (left < 0) left += stride;
-    ++k;
-  }
-  if (left != 0) return {0, step, index_t(-1), out_step};  // no tap: the loop ends at once
-  const index_t product = position - k * dilation;
-  return {k, step, product < 0 ? index_t(-1) : product / stride, out_step};
-}
 
 template <class scalar_t, class index_t>
 __global__ void __launch_bounds__(kGenericThreads)

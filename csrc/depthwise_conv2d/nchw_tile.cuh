@@ -6,7 +6,8 @@
 // strip.
 #pragma once
 #include "common/async_copy.cuh"
-#include "depthwise_conv2d/kernels.cuh"
+#include "common/convolution.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_launch.h"
 
 namespace fastconv::depthwise_conv2d {
 

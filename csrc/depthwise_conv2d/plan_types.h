@@ -3,30 +3,17 @@
 #include <cstdint>
 #include <utility>
 
-#include "common/device_facts.h"
+#include "common/convolution_plan.h"
 #include "depthwise_conv2d/depthwise_conv2d.h"
 
 namespace fastconv::depthwise_conv2d {
 
-enum class Direction : int { forward, input_grad, weight_grad };
 enum class Kernel : int { generic, nchw, channels_last };
 
-constexpr int kGenericThreads = 256;
 constexpr int kTileThreads = 256;  // at most
 constexpr int kMaxPlanes = 32;     // planes of a block
 constexpr int kStripRows = 4;      // output rows of a thread at stride 1
 constexpr int kTapGroup = 8;       // taps that the any-size kernels take at a time
-
-// How the generic weight gradient shares its sum out: see weight_grad.cu.
-struct ReduceShape {
-  int channel_lanes = 1, x_lanes = 1;
-  int64_t channel_groups = 1, rows_per_split = 1;
-};
-
-// The taps of an axis that reach one input coordinate repeat with these steps.
-struct GradSteps {
-  int64_t kernel_step_h, kernel_step_w, out_step_h, out_step_w;
-};
 
 // The tiles of an NCHW kernel: see nchw_tile.cuh. A block works on `planes` planes, and in each on strips_y * strips_x
 // register tiles.
@@ -59,23 +46,14 @@ struct ChannelReduceShape {
   int lanes = 8, channel_blocks = 1, row_lanes = 1, rows_per_split = 1;
 };
 
-struct Plan {
+struct Plan : ConvolutionPlan {
   Kernel kernel = Kernel::generic;
   int kernel_size = 0, stride = 1;  // template arguments of the fast kernels; size 0 is any size
-  unsigned grid = 0, block = kGenericThreads;
-  int smem_bytes = 0;
-  int index_bits = 32;
-  int vector_width = 1;  // elements of a global memory access of the main loop
-  int splits = 1;        // weight gradient: parts of the sum over N * H * W
-  int64_t workspace_bytes = 0;
-  ReduceShape reduce;
   TileShape tile;
   ChannelTile channel_tile;
   WeightGradTile weight_grad_tile;
   ChannelReduceShape channel_reduce;
 };
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline bool is_aligned(const FeatureMap& map, int64_t width, ElementType dtype) {
   return reinterpret_cast<uintptr_t>(map.data) % (width * element_size(dtype)) == 0 && map.stride_n % width == 0 &&

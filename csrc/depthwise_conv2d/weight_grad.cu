@@ -1,13 +1,14 @@
-// depthwise_conv2d, gradient with respect to weight: the generic kernel, the second pass that adds partial sums, and
-// the choice between kernels.
+// depthwise_conv2d, gradient with respect to weight: the generic kernel, and the choice between it and the fast
+// ones.
 //
 // Every kernel writes partial sums [splits, C * multiplier, kernel_h, kernel_w] of its share of the N * H * W terms
-// into the workspace, and the second pass adds them in a fixed order: no atomics, so results are bitwise repeatable
+// into the workspace, and a second pass adds them in a fixed order: no atomics, so results are bitwise repeatable
 // always.
 //
 // Generic kernel: one block a (tap, group of channels, split). Must move both tensors once, but reads them once for
 // each tap, mostly from the L2: bound by load instructions.
-#include "depthwise_conv2d/kernels.cuh"
+#include "common/convolution.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_launch.h"
 
 namespace fastconv::depthwise_conv2d {
 
@@ -62,43 +63,28 @@ __global__ void __launch_bounds__(kGenericThreads)
     partial[(int64_t(split) * out_channels + channel) * taps + tap] = sums[threadIdx.x];
 }
 
-template <class scalar_t>
-__global__ void __launch_bounds__(kGenericThreads)
-    depthwise_conv2d_weight_grad_add_kernel(const acc_type<scalar_t>* partial, scalar_t* grad_weight, int64_t count,
-                                            int splits) {
-  const int64_t i = int64_t(blockIdx.x) * kGenericThreads + threadIdx.x;
-  if (i >= count) return;
-  acc_type<scalar_t> sum = 0;
-  for (int split = 0; split < splits; ++split) sum += partial[split * count + i];
-  grad_weight[i] = from_acc<scalar_t>(sum);
-}
-
 namespace {
 
-template <class scalar_t>
 cudaError_t launch_generic(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream) {
-  auto* kernel = plan.index_bits == 64 ? depthwise_conv2d_weight_grad_kernel<scalar_t, int64_t>
-                                       : depthwise_conv2d_weight_grad_kernel<scalar_t, int>;
-  return launch(kernel, dim3(plan.grid), dim3(plan.block), 0, stream, params, plan.reduce,
-                static_cast<acc_type<scalar_t>*>(workspace));
+  return with_element_type(params.dtype, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    auto* kernel = plan.index_bits == 64 ? depthwise_conv2d_weight_grad_kernel<scalar_t, int64_t>
+                                         : depthwise_conv2d_weight_grad_kernel<scalar_t, int>;
+    return launch(kernel, dim3(plan.grid), dim3(plan.block), 0, stream, params, plan.reduce,
+                  static_cast<acc_type<scalar_t>*>(workspace));
+  });
 }
 
 }  // namespace
 
 cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream) {
-  return with_element_type(params.dtype, [&](auto zero) {
-    using scalar_t = decltype(zero);
-    const cudaError_t error = plan.kernel == Kernel::nchw ? launch_weight_grad_nchw(params, plan, workspace, stream)
-                              : plan.kernel == Kernel::channels_last
-                                  ? launch_weight_grad_channels_last(params, plan, workspace, stream)
-                                  : launch_generic<scalar_t>(params, plan, workspace, stream);
-    if (error != cudaSuccess) return error;
-    const int64_t count = params.out_channels * params.kernel_h * params.kernel_w;
-    const unsigned grid = unsigned((count + kGenericThreads - 1) / kGenericThreads);
-    return launch(depthwise_conv2d_weight_grad_add_kernel<scalar_t>, dim3(grid), dim3(kGenericThreads), 0, stream,
-                  static_cast<const acc_type<scalar_t>*>(workspace), static_cast<scalar_t*>(params.weight), count,
-                  plan.splits);
-  });
+  const cudaError_t error = plan.kernel == Kernel::nchw ? launch_weight_grad_nchw(params, plan, workspace, stream)
+                            : plan.kernel == Kernel::channels_last
+                                ? launch_weight_grad_channels_last(params, plan, workspace, stream)
+                                : launch_generic(params, plan, workspace, stream);
+  if (error != cudaSuccess) return error;
+  return launch_add_partial_sums(params.dtype, workspace, params.weight,
+                                 params.out_channels * params.kernel_h * params.kernel_w, plan.splits, stream);
 }
 
 }  // namespace fastconv::depthwise_conv2d

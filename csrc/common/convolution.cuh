@@ -1,11 +1,15 @@
-// What the .cu files of depthwise_conv2d share: run-time type -> template argument, and index
-// arithmetic.
+// What the kernels of all 2d convolutions share: run-time type -> template argument, index arithmetic, the second pass
+// of the weight gradient.
 #pragma once
+#include "common/convolution_plan.h"
 #include "common/kernel.cuh"
 #include "common/vec.cuh"
-#include "depthwise_conv2d/depthwise_conv2d_launch.h"
 
-namespace fastconv::depthwise_conv2d {
+namespace fastconv {
+
+// Adds partial sums [splits, count], float or double, into `target` [count], in order.
+cudaError_t launch_add_partial_sums(ElementType dtype, const void* partial, void* target, int64_t count, int splits,
+                                    cudaStream_t stream);
 
 // f(scalar_t()) for the element type of a call.
 template <class F>
@@ -61,11 +65,6 @@ __device__ __forceinline__ Position<index_t> position(index_t i, Layout layout, 
   return at;
 }
 
-template <class index_t>
-__device__ __forceinline__ index_t ceil_div(index_t a, index_t b) {
-  return (a + b - 1) / b;  // a >= 0
-}
-
 // The steps k in [0, count) for which first + k * step lies in [0, size).
 template <class index_t>
 struct Range {
@@ -73,10 +72,35 @@ struct Range {
 };
 template <class index_t>
 __device__ __forceinline__ Range<index_t> steps_inside(index_t first, index_t step, index_t count, index_t size) {
+  auto steps_to = [&](index_t distance) { return (distance + step - 1) / step; };  // distance >= 0
   Range<index_t> range;
-  range.begin = first < 0 ? ceil_div<index_t>(-first, step) : index_t(0);
-  range.end = first < size ? min(count, ceil_div<index_t>(size - first, step)) : index_t(0);
+  range.begin = first < 0 ? steps_to(-first) : index_t(0);
+  range.end = first < size ? min(count, steps_to(size - first)) : index_t(0);
   return range;
+}
+
+// The taps of one axis that reach a given input coordinate: k = first, first + step, ...; the output coordinate starts
+// at `out` and falls by `out_step`.
+template <class index_t>
+struct Taps {
+  index_t first, step, out, out_step;
+};
+
+template <class index_t>
+__device__ __forceinline__ Taps<index_t> taps_of(index_t coordinate, index_t padding, index_t stride, index_t dilation,
+                                                 index_t step, index_t out_step) {
+  const index_t position = coordinate + padding;
+  const index_t dilation_left = dilation % stride;
+  index_t left = position % stride, k = 0;
+  // Whether position - k * dilation is a multiple of stride repeats with period `step` in k.
+  while (left != 0 && k < step) {
+    left -= dilation_left;
+    if (left < 0) left += stride;
+    ++k;
+  }
+  if (left != 0) return {0, step, index_t(-1), out_step};  // no tap: the loop ends at once
+  const index_t product = position - k * dilation;
+  return {k, step, product < 0 ? index_t(-1) : product / stride, out_step};
 }
 
 // Calls f(plane, row, column) for this thread's share of planes x rows x columns, neighbouring threads taking
@@ -98,4 +122,4 @@ __device__ __forceinline__ void for_each_item(int planes, int rows, int columns,
   }
 }
 
-}  // namespace fastconv::depthwise_conv2d
+}  // namespace fastconv

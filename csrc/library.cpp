@@ -22,4 +22,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "_grouped_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int shuffle, bool deterministic) -> Tensor");
+
+  m.def("channel_shuffle(Tensor input, int groups) -> Tensor");
+  m.def("concat_shuffle(Tensor[] inputs, int groups) -> Tensor");
+  m.def("_concat_shuffle_input_grad(Tensor grad_output, int[] channels, int groups, int[] needed) -> Tensor[]");
 }

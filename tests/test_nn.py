@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastconv.nn import DepthwiseConv2d
+from fastconv.nn import ChannelShuffle, ConcatShuffle, DepthwiseConv2d
 from torch import nn
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -129,3 +129,20 @@ def test_device_and_dtype_arguments() -> None:
     module = DepthwiseConv2d(4, 8, 3, device="meta", dtype=torch.bfloat16)
     assert module.weight.is_meta and module.bias.dtype == torch.bfloat16
     assert module(torch.empty(2, 4, 9, 8, device="meta", dtype=torch.bfloat16)).shape == (2, 8, 7, 6)
+
+
+def test_channel_shuffle() -> None:
+    ours, own = ChannelShuffle(3), nn.ChannelShuffle(3)
+    x = torch.randn(2, 6, 5, 4)
+    assert torch.equal(ours(x), own(x))
+    assert repr(ours) == repr(own) == "ChannelShuffle(groups=3)"
+    assert not ours.state_dict() and isinstance(ours, nn.ChannelShuffle)
+    assert torch.equal(pickle.loads(pickle.dumps(ours))(x), own(x))
+
+
+def test_concat_shuffle() -> None:
+    ours, own = ConcatShuffle(groups=2), nn.ChannelShuffle(2)
+    x, y = torch.randn(2, 6, 5, 4), torch.randn(2, 4, 5, 4)
+    for inputs in ([x, y], (y, x, y)):
+        assert torch.equal(ours(inputs), own(torch.cat(inputs, 1)))
+    assert repr(ours) == "ConcatShuffle(groups=2)" and not ours.state_dict()

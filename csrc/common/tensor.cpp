@@ -1,5 +1,6 @@
 #include "common/tensor.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace fastconv {
@@ -32,6 +33,22 @@ const char* dtype_text(ScalarType dtype) {
       return "bfloat16";
     case ScalarType::Half:
       return "float16";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
     default:
       return torch::headeronly::toString(dtype);
   }
@@ -57,9 +74,8 @@ ElementType check_element_type(const char* op, const char* name, const Tensor& t
 void check_like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
   FASTCONV_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", name, " must have the dtype of input (",
                  dtype_text(input.scalar_type()), "), got ", dtype_text(tensor.scalar_type()));
-  const bool same_device = tensor.is_cpu() == input.is_cpu() && tensor.get_device_index() == input.get_device_index();
-  FASTCONV_CHECK(same_device, op, ": ", name, " must be on the device of input (", device_text(input), "), got ",
-                 device_text(tensor));
+  FASTCONV_CHECK(same_device(tensor, input), op, ": ", name, " must be on the device of input (", device_text(input),
+                 "), got ", device_text(tensor));
 }
 
 void check_pair(const char* op, const char* name, const std::vector<int64_t>& values, int64_t minimum) {
@@ -77,11 +93,17 @@ Activation check_activation(const char* op, const std::string& name) {
   return Activation::none;  // not reached
 }
 
+bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
 Layout layout_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
-  if (strides[1] == 0) return Layout::nchw;
+  const int64_t dims = tensor.dim();
+  if ((dims != 4 && dims != 5) || strides[1] == 0) return Layout::nchw;
   int64_t smallest = 0;
-  for (int d : {1, 3, 2, 0}) {
+  for (int64_t i = 0; i < dims; ++i) {
+    const int64_t d = i == 0 ? 1 : i == dims - 1 ? 0 : dims - i;  // 1, 3, 2, 0 or 1, 4, 3, 2, 0
     if (sizes[d] == 0 || strides[d] < smallest) return Layout::nchw;
     if (d == 0 && smallest == strides[1]) return Layout::nchw;  // [N, 1, 1, 1] fits both: nchw
     smallest = strides[d] * (sizes[d] > 1 ? sizes[d] : 1);
@@ -89,15 +111,37 @@ Layout layout_of(const Tensor& tensor) {
   return Layout::channels_last;
 }
 
+MemoryFormat memory_format(Layout layout, int64_t dims) {
+  if (layout == Layout::nchw) return MemoryFormat::Contiguous;
+  return dims == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast;
+}
+
+// By the shim itself: torch::stable::empty goes through the dispatcher's table of names and its boxes.
 Tensor empty_feature_map(const Tensor& like, const std::vector<int64_t>& sizes, Layout layout) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              memory_format(layout));
+  const int64_t dims = int64_t(sizes.size());
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  auto put = [&](int64_t d, int64_t size) { strides[d] = stride, stride *= size; };
+  if (layout == Layout::channels_last) {
+    put(1, sizes[1]);
+    for (int64_t d = dims - 1; d >= 2; --d) put(d, sizes[d]);
+    put(0, sizes[0]);
+  } else {
+    for (int64_t d = dims - 1; d >= 0; --d) put(d, std::max<int64_t>(sizes[d], 1));  // as torch does
+  }
+  int32_t dtype, device_type;
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype, device_type,
+                                                         like.get_device_index(), &result));
+  return Tensor(result);
 }
 
 Tensor readable_in(const Tensor& tensor, Layout layout) {
-  const int inner = layout == Layout::channels_last ? 1 : 3;
+  const int64_t inner = layout == Layout::channels_last ? 1 : tensor.dim() - 1;
   if (tensor.stride(inner) == 1 || tensor.size(inner) <= 1) return tensor;
-  return torch::stable::contiguous(tensor, memory_format(layout));
+  return torch::stable::contiguous(tensor, memory_format(layout, tensor.dim()));
 }
 
 FeatureMap feature_map(const Tensor& tensor) {

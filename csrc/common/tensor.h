@@ -49,11 +49,11 @@ void check_like_input(const char* op, const char* name, const Tensor& tensor, co
 void check_pair(const char* op, const char* name, const std::vector<int64_t>& values, int64_t minimum);
 Activation check_activation(const char* op, const std::string& name);
 
-// torch's rule (Tensor::suggest_memory_format) for a 4-d tensor, ambiguous sizes included.
+bool same_device(const Tensor& a, const Tensor& b);
+
+// torch's rule (Tensor::suggest_memory_format), ambiguous sizes included: channels_last is for 4-d and 5-d tensors.
 Layout layout_of(const Tensor& tensor);
-inline MemoryFormat memory_format(Layout layout) {
-  return layout == Layout::channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
+MemoryFormat memory_format(Layout layout, int64_t dims = 4);
 Tensor empty_feature_map(const Tensor& like, const std::vector<int64_t>& sizes, Layout layout);
 // `tensor` itself where kernels of this layout can read its strides, else a contiguous copy.
 Tensor readable_in(const Tensor& tensor, Layout layout);

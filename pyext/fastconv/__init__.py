@@ -7,7 +7,7 @@ its own: autograd and double backward, autocast, torch.compile, export and vmap.
 from importlib.metadata import version as _version
 
 from . import _load, nn  # noqa: F401  (_load comes first: it registers the operators)
-from .ops import depthwise_conv2d, grouped_conv2d
+from .ops import channel_shuffle, concat_shuffle, depthwise_conv2d, grouped_conv2d
 
 __version__ = _version("fastconv")
-__all__ = ["__version__", "depthwise_conv2d", "grouped_conv2d", "nn"]
+__all__ = ["__version__", "channel_shuffle", "concat_shuffle", "depthwise_conv2d", "grouped_conv2d", "nn"]

@@ -19,8 +19,9 @@ from . import _C  # noqa: F401
 OPERATORS = {
     "depthwise_conv2d": ("depthwise_conv2d", "_depthwise_conv2d_input_grad", "_depthwise_conv2d_weight_grad"),
     "grouped_conv2d": ("grouped_conv2d", "_grouped_conv2d_input_grad", "_grouped_conv2d_weight_grad"),
+    "channel_shuffle": ("channel_shuffle", "concat_shuffle", "_concat_shuffle_input_grad"),
 }
-"""The public operators, each with the names that a backend registers for it."""
+"""The operators by the folders of their kernels, each with the names that a backend registers."""
 
 
 def _cuda_library() -> Path | None:

@@ -11,9 +11,12 @@ from torch import Tensor
 _library = torch.library.Library("fastconv", "IMPL")  # registrations last as long as this object
 
 
+suggest_memory_format: Callable[[Tensor], torch.memory_format] = torch._prims_common.suggest_memory_format
+"""The format that torch would keep a tensor with these strides in (`Tensor::suggest_memory_format`)."""
+
+
 def suggest_channels_last(x: Tensor) -> bool:
-    """Whether torch would keep a 4-d tensor with these strides in channels_last (`Tensor::suggest_memory_format`)."""
-    return torch._prims_common.suggest_memory_format(x) == torch.channels_last
+    return suggest_memory_format(x) == torch.channels_last
 
 
 def register_autocast_lower(name: str) -> None:
@@ -57,7 +60,11 @@ def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callab
     """
     rules = {"forward": op.default, "setup_context": setup_context, "backward": backward, "vmap": vmap}
     function: Any = type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
+    return untransformed(op, function.apply)
 
+
+def untransformed(op: Any, transformed: Callable[..., Any]) -> Any:
+    """`op`, but `transformed` with the same arguments where torch.func is transforming the caller."""
     overload = op.default
 
     def call(*args: Any) -> Any:
@@ -71,6 +78,6 @@ def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callab
         # In a rule that the dispatcher called, the transform is already being carried out.
         if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode):
             return op(*args)
-        return function.apply(*args)
+        return transformed(*args)
 
     return call

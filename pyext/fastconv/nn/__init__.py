@@ -1,5 +1,6 @@
 """Modules: drop-in for their torch counterparts, with the same state_dict keys and initialisation."""
 
+from .channel_shuffle import ChannelShuffle, ConcatShuffle
 from .depthwise_conv2d import DepthwiseConv2d
 
-__all__ = ["DepthwiseConv2d"]
+__all__ = ["ChannelShuffle", "ConcatShuffle", "DepthwiseConv2d"]

@@ -1,0 +1,196 @@
+"""All that Python knows of concat_shuffle: public function, checks, fake, autograd, vmap, FLOPs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .._register import move_batch_dim, suggest_memory_format, untransformed
+from .channel_shuffle import channel_shuffle, check_groups, check_rank
+
+_op = torch.ops.fastconv.concat_shuffle
+_input_grad_op = torch.ops.fastconv._concat_shuffle_input_grad
+
+
+def concat_shuffle(inputs: Sequence[Tensor], groups: int) -> Tensor:
+    r"""Concatenation along channels and channel shuffle in one pass, the end of a ShuffleNet V2 unit.
+
+    The same as ``torch.nn.functional.channel_shuffle(torch.cat(inputs, 1), groups)``.
+
+    Args:
+        inputs: one or more tensors [N, C_i, ...] of three or more dimensions, alike but for their channels, which may
+            also be none; contiguous or channels_last (channels_last_3d), slices of larger tensors included. Of any
+            dtype; different ones are promoted as by torch.cat, under autocast too.
+        groups: a divisor of C, the sum of all C_i. It need not be the number of inputs.
+
+    Returns:
+        [N, C, ...]; channels_last if all inputs are, otherwise contiguous, as by torch.cat.
+
+    Gradients of any order are supported; only those that are needed are computed, all in one pass.
+
+    Raises:
+        RuntimeError: names the argument and what was given, on a wrong rank, size, device or number of groups.
+
+    Paper: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV 2018.
+    """
+    if len(inputs) == 0:
+        raise RuntimeError("concat_shuffle: inputs must hold at least one tensor, got none")
+    if any(x.dtype != inputs[0].dtype for x in inputs):
+        dtype = functools.reduce(torch.promote_types, [x.dtype for x in inputs])
+        inputs = [x.to(dtype) for x in inputs]
+    return _concat(inputs, groups)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks: see ops/channel_shuffle.py.
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _tuple(values: Sequence[int]) -> str:
+    return f"({', '.join(map(str, values))})"
+
+
+def check_inputs(op: str, inputs: Sequence[Tensor], groups: int) -> int:
+    """Checks a call; returns the channels of all inputs."""
+    front = inputs[0]
+    check_rank(op, "inputs[0]", front)
+    for i, x in enumerate(inputs):
+        if x.dtype != front.dtype:
+            raise RuntimeError(f"{op}: inputs[{i}] must have the dtype of inputs[0] ({_dtype(front)}), got {_dtype(x)}")
+        if x.device != front.device:
+            raise RuntimeError(f"{op}: inputs[{i}] must be on the device of inputs[0] ({front.device}), got {x.device}")
+        if x.dim() != front.dim() or any(x.shape[d] != front.shape[d] for d in range(x.dim()) if d != 1):
+            raise RuntimeError(
+                f"{op}: inputs[{i}] must have the sizes of inputs[0] but for the channels ({list(front.shape)}), "
+                f"got {list(x.shape)}"
+            )
+    channels = sum(x.shape[1] for x in inputs)
+    check_groups(op, groups, channels, "all inputs")
+    return channels
+
+
+def check_gradient(op: str, grad_output: Tensor, channels: Sequence[int], groups: int, needed: Sequence[int]) -> None:
+    check_rank(op, "grad_output", grad_output)
+    if any(count < 0 for count in channels) or sum(channels) != grad_output.shape[1]:
+        raise RuntimeError(
+            f"{op}: channels must add up to the {grad_output.shape[1]} of grad_output, got {_tuple(channels)}"
+        )
+    check_groups(op, groups, grad_output.shape[1], "grad_output")
+    if any(not 0 <= i < len(channels) for i in needed):
+        raise RuntimeError(f"{op}: needed must be indices of the {len(channels)} inputs, got {_tuple(needed)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fake kernels: shapes, dtypes and strides without data
+
+
+def common_memory_format(inputs: Sequence[Tensor]) -> torch.memory_format:
+    """That of all inputs, or contiguous where they differ."""
+    formats = {suggest_memory_format(x) for x in inputs}
+    return formats.pop() if len(formats) == 1 else torch.contiguous_format
+
+
+def empty_with_channels(like: Tensor, channels: int, memory_format: torch.memory_format) -> Tensor:
+    sizes = [like.shape[0], channels, *like.shape[2:]]
+    return torch.empty(sizes, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+@torch.library.register_fake("fastconv::concat_shuffle")
+def _(inputs, groups):  # type: ignore[no-untyped-def]
+    channels = check_inputs("concat_shuffle", inputs, groups)
+    return empty_with_channels(inputs[0], channels, common_memory_format(inputs))
+
+
+@torch.library.register_fake("fastconv::_concat_shuffle_input_grad")
+def _(grad_output, channels, groups, needed):  # type: ignore[no-untyped-def]
+    check_gradient("_concat_shuffle_input_grad", grad_output, channels, groups, needed)
+    memory_format = suggest_memory_format(grad_output)
+    return [empty_with_channels(grad_output, channels[i], memory_format) for i in needed]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Autograd. The operator and its gradient are each other's derivatives.
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    tensors, ctx.groups = inputs
+    ctx.channels = [x.shape[1] for x in tensors]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    needed = [i for i, need in enumerate(ctx.needs_input_grad[0]) if need]
+    grads: list[Tensor | None] = [None] * len(ctx.channels)
+    for i, x in zip(needed, _input_grads(grad, ctx.channels, ctx.groups, needed)):
+        grads[i] = x
+    return grads, None
+
+
+def _input_grads(grad: Tensor, channels: Sequence[int], groups: int, needed: Sequence[int]) -> Sequence[Tensor]:
+    if torch._C._functorch.is_legacy_batchedtensor(grad):  # is_grads_batched, for which lists can have no rule
+        parts = channel_shuffle(grad, max(sum(channels) // groups, 1)).split(channels, 1)
+        return [parts[i] for i in needed]
+    return _input_grad_op(grad, channels, groups, needed)
+
+
+torch.library.register_autograd("fastconv::concat_shuffle", _backward, setup_context=_setup_context)
+
+
+def _input_grad_setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+    _, ctx.channels, ctx.groups, ctx.needed = inputs
+
+
+def _input_grad_backward(ctx: Any, grads: list[Tensor]) -> tuple:
+    given = dict(zip(ctx.needed, grads))
+    parts = [
+        given[i] if i in given else grads[0].new_zeros([grads[0].shape[0], count, *grads[0].shape[2:]])
+        for i, count in enumerate(ctx.channels)
+    ]
+    return _op(parts, ctx.groups), None, None, None
+
+
+torch.library.register_autograd(
+    "fastconv::_concat_shuffle_input_grad", _input_grad_backward, setup_context=_input_grad_setup_context
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# vmap: examples are more batch. An autograd.Function, which torch.func's gradients need, sees no tensor in a list:
+# under them, concatenation and shuffle are two passes.
+
+
+def _vmap(info: Any, in_dims: tuple, inputs: Sequence[Tensor], groups: int) -> tuple[Tensor, int]:
+    folded = [move_batch_dim(x, dim, info.batch_size, to=0).flatten(0, 1) for x, dim in zip(inputs, in_dims[0])]
+    return _op(folded, groups).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _input_grad_vmap(  # type: ignore[no-untyped-def]
+    info, in_dims, grad_output, channels, groups, needed
+) -> tuple[list[Tensor], list[int]]:
+    grad_output = grad_output.movedim(in_dims[0], 0)
+    grads = _input_grad_op(grad_output.flatten(0, 1), channels, groups, needed)
+    return [grad.unflatten(0, grad_output.shape[:2]) for grad in grads], [0] * len(grads)
+
+
+torch.library.register_vmap("fastconv::concat_shuffle", _vmap)
+torch.library.register_vmap("fastconv::_concat_shuffle_input_grad", _input_grad_vmap)
+
+
+def _in_two_passes(inputs: Sequence[Tensor], groups: int) -> Tensor:
+    check_inputs("concat_shuffle", inputs, groups)
+    return channel_shuffle(torch.cat(tuple(inputs), 1), groups)
+
+
+_concat = untransformed(_op, _in_two_passes)
+
+
+@register_flop_formula([_op, _input_grad_op])
+def _(*args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    return 0

@@ -4,6 +4,7 @@ Examples:
     python -m benchmarks depthwise_conv2d --quick
     python -m benchmarks depthwise_conv2d --threads 1,2 --json benchmarks/results/depthwise_conv2d.json
     python -m benchmarks table benchmarks/results/depthwise_conv2d.json
+    python -m benchmarks gpu-estimate depthwise_conv2d --dtype f32 --filter k7
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=(*OPERATORS, "table"), help="an operator, or `table` to print a result file")
-    parser.add_argument("file", nargs="?", type=Path, help="with `table`: a file that --json wrote")
+    parser.add_argument(
+        "what",
+        choices=(*OPERATORS, "table", "gpu-estimate"),
+        help="an operator, `table` to print a result file, or `gpu-estimate` for what its CUDA kernels take at least",
+    )
+    parser.add_argument("of", nargs="?", help="with table: a file that --json wrote; with gpu-estimate: an operator")
     parser.add_argument("--quick", action="store_true", help="few cases, short timing, no torch.compile, one thread")
     parser.add_argument("--threads", type=words, help="CPU threads, such as 1,2 (default: 1 and all)")
     parser.add_argument("--dtype", type=words, default=["f32", "bf16"], help="of f32, f64, bf16, f16 (f32,bf16)")
@@ -42,8 +47,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, help="seconds of timing each column of a row gets (0.4; --quick 0.1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows and the machine to FILE")
     options = parser.parse_args(arguments)
-    if options.what == "table" and options.file is None:
+    if options.what == "table" and options.of is None:
         parser.error("table needs the file that --json wrote")
+    if options.what == "gpu-estimate" and options.of not in OPERATORS:
+        parser.error(f"gpu-estimate needs an operator: {', '.join(OPERATORS)}")
     for name, known in (
         ("dtype", ("f32", "f64", "bf16", "f16")),
         ("layout", ("nchw", "channels_last")),
@@ -54,14 +61,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def estimate(options: argparse.Namespace, pattern: re.Pattern[str]) -> int:
+    from benchmarks import gpu_counts, gpu_estimate, harness
+
+    if reason := gpu_counts.load_kernels():
+        print(reason, file=sys.stderr)
+        return 2
+    page: gpu_counts.CountedPage = importlib.import_module(f"benchmarks.{options.of}")  # type: ignore[assignment]
+    pairs = itertools.product(options.dtype, options.layout)
+    settings = [harness.Setting("all", dtype, layout, "cpu", 1) for dtype, layout in pairs]
+    return gpu_estimate.run(page, settings, lambda name: pattern.search(name) is not None, options.json)
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is nvcc and no GPU
     from benchmarks import harness  # imports torch, which --help does without
 
     if options.what == "table":
-        print(harness.markdown_tables(json.loads(options.file.read_text())))
+        print(harness.markdown_tables(json.loads(Path(options.of).read_text())))
         return 0
+
+    pattern = re.compile(options.filter)
+    if options.what == "gpu-estimate":
+        return estimate(options, pattern)
 
     import torch
 
@@ -82,7 +105,6 @@ def main(arguments: list[str] | None = None) -> int:
         )
     ]
     page: harness.Page = importlib.import_module(f"benchmarks.{options.what}")  # type: ignore[assignment]
-    pattern = re.compile(options.filter)
     printer = harness.TablePrinter(page.PEERS)
     machine = harness.describe_machine(options.device)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases import DEPTHWISE_CONV2D, DepthwiseCase
+from benchmarks.gpu_counts import EMULATED_OUTPUTS, EMULATED_TERMS, KernelCall
 from benchmarks.harness import NOT_SLOWER, OURS, Problem, Run, Setting
 
 OPERATOR = "depthwise_conv2d"
@@ -100,6 +103,44 @@ def prepare(case: DepthwiseCase, setting: Setting, copies: int, with_compile: bo
         overhead_factor=OVERHEAD_FACTOR,
         overhead_target_us=OVERHEAD_TARGET_US if probe else None,
     )
+
+
+def kernel_calls(case: DepthwiseCase, setting: Setting) -> list[KernelCall]:
+    """The operators that a case calls on a GPU. Each works on the same three tensors, and on as many terms."""
+    operations, compulsory_bytes = _cost(case, dataclasses.replace(setting, direction="forward"))
+
+    def prepare(name: str) -> Run:
+        input, weight, bias, grad_output = _tensors(case, setting)
+        geometry = [case.stride] * 2, list(case.padding), [case.dilation] * 2
+        ops = torch.ops.fastconv
+        if name == "forward":
+            return lambda: ops.depthwise_conv2d(input, weight, bias, *geometry, case.activation)
+        if name == "input_grad":
+            return lambda: ops._depthwise_conv2d_input_grad(grad_output, input, weight, *geometry)
+        return lambda: ops._depthwise_conv2d_weight_grad(grad_output, input, weight, *geometry, False)
+
+    return [
+        KernelCall(name, operations, compulsory_bytes, functools.partial(prepare, name))
+        for name in ("forward", "input_grad", "weight_grad")
+    ]
+
+
+def reduced(case: DepthwiseCase, setting: Setting) -> tuple[DepthwiseCase, float]:
+    """The case with fewer images and channels, for the emulator, and the share of the work that it is. Planes stay as large as they are. In channels_last the images go first, and blocks of channels (128 bytes) stay
+    whole; in NCHW the channels, since the weight gradient's blocks take several images of one."""
+    outputs = min(EMULATED_OUTPUTS, EMULATED_TERMS / (case.kernel[0] * case.kernel[1]))
+    wanted = outputs / (case.output_size[0] * case.output_size[1] * case.multiplier)  # planes of the input
+    batch, channels = case.batch, case.channels
+    if setting.layout == "channels_last":
+        block = 128 // setting.torch_dtype.itemsize
+        batch = max(1, min(batch, int(wanted // channels)))
+        if batch * channels > wanted and channels % block == 0:
+            channels = max(block, int(wanted // batch // block) * block)
+    else:
+        channels = max(1, min(channels, int(wanted // batch)))
+        batch = max(1, min(batch, int(wanted // channels)))
+    smaller = dataclasses.replace(case, batch=batch, channels=channels)
+    return smaller, batch * channels / (case.batch * case.channels)
 
 
 def _tensors(case: DepthwiseCase, setting: Setting) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:

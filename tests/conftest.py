@@ -25,10 +25,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
-import fastconv
 import pytest
 import torch
-from cuda_on_cpu import build, runtime
+from cuda_on_cpu import build, operators, runtime
 
 EMULATED = {"cuda_on_cpu": "fast", "cuda_on_cpu_check": "check", "cuda_on_cpu_ptx": "ptx"}
 """Emulated devices and the emulator's mode for each."""
@@ -100,29 +99,7 @@ def _emulated_kernels(request: pytest.FixtureRequest) -> None:
     name = request.config.stash[_devices][0]
     if name not in EMULATED:
         return
-    csrc = build.REPOSITORY / "csrc"
-    emulated = [name for name in fastconv._load.OPERATORS if (csrc / name / f"{name}_cuda.cpp").exists()]
-    operators = [csrc / name for name in emulated]
-    # The schemas stay those of `_C`; torch says once on stderr that a later registration takes over the dispatch key.
-    host = sorted(source for source in (csrc / "common").glob("*.cpp") if not source.name.endswith("_cpu.cpp"))
-    host += [folder / f"{folder.name}{part}.cpp" for folder in operators for part in ("", "_cuda")]
-    library = build.build(
-        "fastconv",
-        sorted(source for folder in [csrc / "common", *operators] for source in folder.glob("*.cu")),
-        host,
-        mode=EMULATED[name],
-        include_dirs=[csrc],
-        defines=["TORCH_TARGET_VERSION=0x020a000000000000"],
-    )
-    torch.ops.load_library(library)
-    for name in emulated:
-        for operator in fastconv._load.OPERATORS[name]:
-            [active] = [
-                line
-                for line in torch._C._dispatch_dump(f"fastconv::{operator}").splitlines()
-                if line.startswith("CPU: ")
-            ]
-            assert "_cuda.cpp" in active, f"{operator} is not emulated: {active}"
+    operators.load(EMULATED[name])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -29,14 +29,25 @@ MemoryRange memory_range(const FeatureMap& map, const int64_t (&sizes)[4], Eleme
   return {map.data, (last + 1) * element_size(dtype), name};
 }
 
+static DeviceFacts ask_device(int device_index) {
+  auto ask = [&](cudaDeviceAttr attribute) {
+    int value = 0;
+    check_cuda("fastconv", cudaDeviceGetAttribute(&value, attribute, device_index));
+    return value;
+  };
+  DeviceFacts facts;
+  facts.compute_capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+  facts.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
+  facts.smem_per_block = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  facts.smem_per_multiprocessor = ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  return facts;
+}
+
 #ifdef CUDA_ON_CPU
 
 cudaStream_t current_stream(int) { return nullptr; }
 
-const DeviceFacts& device_facts(int) {
-  static const DeviceFacts facts;
-  return facts;
-}
+DeviceFacts device_facts(int device_index) { return ask_device(device_index); }
 
 Tensor workspace(int64_t bytes, int) { return torch::stable::empty({bytes}, ScalarType::Byte); }
 
@@ -69,27 +80,12 @@ cudaStream_t current_stream(int device_index) {
   return static_cast<cudaStream_t>(stream);
 }
 
-const DeviceFacts& device_facts(int device_index) {
+DeviceFacts device_facts(int device_index) {
   static std::mutex mutex;
-  static std::unordered_map<int, DeviceFacts> known;  // references stay valid when it grows
+  static std::unordered_map<int, DeviceFacts> known;
   std::lock_guard<std::mutex> lock(mutex);
-  auto [entry, is_new] = known.try_emplace(device_index);
-  if (is_new) {
-    auto ask = [&](cudaDeviceAttr attribute) {
-      int value = 0;
-      const cudaError_t error = cudaDeviceGetAttribute(&value, attribute, device_index);
-      if (error != cudaSuccess) known.erase(device_index);
-      check_cuda("fastconv", error);
-      return value;
-    };
-    DeviceFacts facts;
-    facts.compute_capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
-    facts.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
-    facts.smem_per_block = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    facts.smem_per_multiprocessor = ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-    entry->second = facts;
-  }
-  return entry->second;
+  if (const auto entry = known.find(device_index); entry != known.end()) return entry->second;
+  return known[device_index] = ask_device(device_index);
 }
 
 Tensor workspace(int64_t bytes, int device_index) {

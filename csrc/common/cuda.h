@@ -28,8 +28,8 @@ using torch::stable::accelerator::DeviceGuard;
 // torch's current stream of this device.
 cudaStream_t current_stream(int device_index);
 
-// Asked of the driver once for each device.
-const DeviceFacts& device_facts(int device_index);
+// Asked of the driver, once for each device.
+DeviceFacts device_facts(int device_index);
 
 // Throws "<op>: <what CUDA says>" unless `error` is cudaSuccess.
 void check_cuda(const char* op, cudaError_t error);

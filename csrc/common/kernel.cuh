@@ -23,11 +23,13 @@
 
 namespace fastconv {
 
-// Opts in to more than 48 KiB of dynamic shared memory where the kernel asks for it, then launches.
+// Opts in to more than 48 KiB of shared memory where that may be needed, then launches. The limit holds for static and
+// dynamic shared memory together.
 template <class... KernelArgs, class... Args>
 cudaError_t launch(void (*kernel)(KernelArgs...), dim3 grid, dim3 block, size_t smem_bytes, cudaStream_t stream,
                    Args&&... args) {
-  if (smem_bytes > 48 * 1024) {
+  constexpr size_t kStaticAtMost = 16 * 1024;  // of any kernel here
+  if (smem_bytes > 48 * 1024 - kStaticAtMost) {
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(smem_bytes));
     if (error != cudaSuccess) return error;
   }

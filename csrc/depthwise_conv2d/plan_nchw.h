@@ -78,7 +78,7 @@ inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool f
   cut_into_tiles(shape, ceil_div(p.out_width, columns), ceil_div(p.out_height, rows), p.batch * p.out_channels,
                  plan.kernel_size ? 4 : 2, device, bytes);
   plan.smem_bytes = bytes();
-  if (plan.smem_bytes > device.smem_per_block) return {};
+  if (plan.smem_bytes + kStaticBytes > device.smem_per_block) return {};
   const int strips = shape.planes * shape.strips_y * shape.strips_x;
   plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
   plan.grid = unsigned(ceil_div(p.batch * p.out_channels, shape.planes) * shape.tiles_y * shape.tiles_x);
@@ -125,7 +125,7 @@ inline Plan nchw_weight_grad_plan(const Params& p, const DeviceFacts& device) {
     while (shape.planes > 1 && bytes() > budget) shape.planes = (shape.planes + 1) / 2;
   }
   plan.smem_bytes = bytes();
-  if (plan.smem_bytes > device.smem_per_block) return {};
+  if (plan.smem_bytes + kStaticBytes > device.smem_per_block) return {};
   tile.items = int(ceil_div(p.batch, shape.planes)) * shape.tiles_y * shape.tiles_x;
   // Enough blocks to fill the GPU four times over; each ends with one addition over its threads.
   tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, p.out_channels), 1, tile.items));
@@ -167,7 +167,7 @@ inline Plan nchw_large_weight_grad_plan(const Params& p, const DeviceFacts& devi
   shape.planes = int(std::clamp<int64_t>(kTileThreads / strips, 1, std::min<int64_t>(kMaxPlanes, p.out_channels)));
   while (shape.planes > 1 && bytes() > budget) --shape.planes;
   plan.smem_bytes = bytes();
-  if (plan.smem_bytes > device.smem_per_block) return {};
+  if (plan.smem_bytes + kStaticBytes > device.smem_per_block) return {};
   const int64_t channel_blocks = ceil_div(p.out_channels, shape.planes);
   tile.items = int(p.batch) * grad.tiles_y * grad.tiles_x;
   tile.splits = int(std::clamp<int64_t>(ceil_div(4 * device.multiprocessors, channel_blocks), 1, tile.items));
@@ -205,7 +205,7 @@ inline Plan nchw_input_grad_plan(const Params& p, const DeviceFacts& device) {
   shape.load_width = load_width(p.output, p.out_width, (p.padding_w - parity) / 2 + first - shape.shift, p.dtype);
   while (tile_step % shape.load_width != 0) shape.load_width /= 2;
   plan.smem_bytes = bytes();
-  if (plan.smem_bytes > device.smem_per_block) return {};
+  if (plan.smem_bytes + kStaticBytes > device.smem_per_block) return {};
   const int strips = shape.planes * shape.strips_y * shape.strips_x;
   plan.block = unsigned(std::min<int64_t>(kTileThreads, ceil_div(strips, 32) * 32));
   plan.grid = unsigned(ceil_div(p.batch * p.channels, shape.planes) * shape.tiles_y * shape.tiles_x);

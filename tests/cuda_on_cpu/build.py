@@ -154,9 +154,10 @@ def _file_digest(path: str | Path) -> str:
 
 
 def _dependencies(depfile: Path) -> list[str]:
-    """The files of a makefile rule that a compiler wrote."""
+    """The files of a makefile rule that a compiler wrote: absolute, though ccache may have made paths relative."""
     text = depfile.read_text().replace("\\\n", " ")
-    return [f for f in text.split(":", 1)[1].split() if Path(f).exists()]
+    files = [os.path.normpath(REPOSITORY / f) for f in text.split(":", 1)[1].split()]
+    return [f for f in files if os.path.exists(f)]
 
 
 def _run(command: list[str]) -> None:

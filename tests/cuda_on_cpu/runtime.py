@@ -14,6 +14,7 @@ import subprocess
 from . import build
 
 SECTOR_BYTES = 32
+ALL_MULTIPROCESSORS = 132  # of an H100
 ORDERS = ("ascending", "descending", "shuffled")
 
 
@@ -52,6 +53,17 @@ def set_order(order: str = "ascending", seed: int = 1) -> None:
 def set_strict(strict: bool) -> None:
     """Whether an access to memory that is not registered is an error, once any is registered. It is by default."""
     library().cuda_on_cpu_set_strict(int(strict))
+
+
+@contextlib.contextmanager
+def multiprocessors(count: int):
+    """Gives the device so many within a ``with`` block: a small problem then gets the launch of a large one on all
+    `ALL_MULTIPROCESSORS`."""
+    library().cuda_on_cpu_set_multiprocessors(count)
+    try:
+        yield
+    finally:
+        library().cuda_on_cpu_set_multiprocessors(ALL_MULTIPROCESSORS)
 
 
 def register_memory(address: int, num_bytes: int, name: str = "") -> None:

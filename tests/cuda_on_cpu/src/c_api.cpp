@@ -12,6 +12,8 @@ void cuda_on_cpu_set_order(int order, unsigned seed) { set_order(static_cast<Ord
 
 void cuda_on_cpu_set_strict(int strict) { set_strict(strict != 0); }
 
+void cuda_on_cpu_set_multiprocessors(int count) { multiprocessors = count; }
+
 void cuda_on_cpu_reset() {
   reset_errors();
   reset_counts();

@@ -13,6 +13,7 @@ struct cuda_on_cpu_site_counts {
 
 void cuda_on_cpu_set_order(int order, unsigned seed);
 void cuda_on_cpu_set_strict(int strict);
+void cuda_on_cpu_set_multiprocessors(int count);
 void cuda_on_cpu_reset();
 
 int cuda_on_cpu_error_count();

@@ -10,6 +10,7 @@
 namespace cuda_on_cpu {
 
 cudaError_t last_error = cudaSuccess;
+int multiprocessors = 132;
 
 namespace {
 

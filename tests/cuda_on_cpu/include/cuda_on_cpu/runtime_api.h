@@ -5,6 +5,7 @@
 
 namespace cuda_on_cpu {
 extern cudaError_t last_error;
+extern int multiprocessors;  // of the device
 const char* with_latest_error(const char* text);  // so that an exception says what was wrong
 cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
 }  // namespace cuda_on_cpu
@@ -79,11 +80,11 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
 }
-// The device is an H100, as far as launch code may ask.
+// The device is an H100, as far as launch code may ask; with fewer multiprocessors if a test says so.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
-      *value = 132;
+      *value = cuda_on_cpu::multiprocessors;
       break;
     case cudaDevAttrComputeCapabilityMajor:
       *value = 9;

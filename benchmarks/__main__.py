@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def estimate(options: argparse.Namespace, pattern: re.Pattern[str]) -> int:
     from benchmarks import gpu_counts, gpu_estimate, harness
 
-    if reason := gpu_counts.load_kernels():
+    if reason := gpu_counts.load_kernels(options.of):
         print(reason, file=sys.stderr)
         return 2
     page: gpu_counts.CountedPage = importlib.import_module(f"benchmarks.{options.of}")  # type: ignore[assignment]

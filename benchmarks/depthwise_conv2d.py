@@ -126,8 +126,9 @@ def kernel_calls(case: DepthwiseCase, setting: Setting) -> list[KernelCall]:
 
 
 def reduced(case: DepthwiseCase, setting: Setting) -> tuple[DepthwiseCase, float]:
-    """The case with fewer images and channels, for the emulator, and the share of the work that it is. Planes stay as large as they are. In channels_last the images go first, and blocks of channels (128 bytes) stay
-    whole; in NCHW the channels, since the weight gradient's blocks take several images of one."""
+    """The case with fewer images and channels, for the emulator, and the share of the work that it is. Planes stay as
+    large as they are. In channels_last the images go first, and blocks of channels (128 bytes) stay whole; in NCHW the
+    channels, since the weight gradient's blocks take several images of one."""
     outputs = min(EMULATED_OUTPUTS, EMULATED_TERMS / (case.kernel[0] * case.kernel[1]))
     wanted = outputs / (case.output_size[0] * case.output_size[1] * case.multiplier)  # planes of the input
     batch, channels = case.batch, case.channels

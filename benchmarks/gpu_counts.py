@@ -1,8 +1,8 @@
-"""What a CUDA kernel asks of a GPU, counted on the emulator (tests/cuda_on_cpu, mode ptx), and what that takes at least.
+"""What a CUDA kernel asks of a GPU, counted on the emulator (tests/cuda_on_cpu, mode ptx), and the least time of it.
 
-Sectors, wavefronts and distinct bytes are those of nvcc's code and exact. Instructions are those of PTX without what the
-assembler removes (moves, loads of parameters): the machine code has a few more or fewer. The times are lower bounds from
-datasheet rates, each resource for itself: an ESTIMATE, without latencies, tails and clocks that fall.
+Sectors, wavefronts and distinct bytes are those of nvcc's code and exact. Instructions are those of PTX without what
+the assembler removes (moves, loads of parameters): the machine code has a few more or fewer. The times are lower
+bounds from datasheet rates, each resource for itself: an ESTIMATE, without latencies, tails and clocks that fall.
 """
 
 from __future__ import annotations
@@ -148,9 +148,7 @@ def count_call(page: CountedPage, case: Any, setting: Any, name: str) -> tuple[K
     """One call of a case with its counts: those of the reduced case, on a GPU with as many times fewer multiprocessors,
     divided by the share of the work that it is."""
     smaller, share = page.reduced(case, setting)
-    call, small = (
-        next(call for call in page.kernel_calls(c, setting) if call.name == name) for c in (case, smaller)
-    )
+    call, small = (next(call for call in page.kernel_calls(c, setting) if call.name == name) for c in (case, smaller))
     multiprocessors = max(1, round(share * H100.multiprocessors))
     return call, count(small.prepare(), multiprocessors).scaled(1 / share)
 
@@ -184,9 +182,9 @@ def count(run: Callable[[], object], multiprocessors: int) -> Counts:
     )
 
 
-def load_kernels() -> str | None:
-    """Puts the emulated CUDA kernels in the place of the CPU kernels, for the rest of this process; or says why that
-    is not possible."""
+def load_kernels(operator: str) -> str | None:
+    """Puts an operator's emulated CUDA kernels in the place of its CPU kernels, for the rest of this process; or says
+    why that is not possible."""
     tests = str(ROOT / "tests")
     if tests not in sys.path:
         sys.path.insert(0, tests)
@@ -194,5 +192,5 @@ def load_kernels() -> str | None:
 
     if reason := build.why_unavailable("ptx"):
         return reason
-    operators.load("ptx")
+    operators.load("ptx", [operator])
     return None

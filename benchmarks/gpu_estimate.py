@@ -13,7 +13,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.gpu_counts import GPUS, Bound, CountedPage, bounds, count_call
 from benchmarks.harness import Row, Setting

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_table_prints_markdown_of_a_result(quick_run: tuple[Path, str]) -> None:
         (["no_such_operator"], "invalid choice: 'no_such_operator'"),
         (["depthwise_conv2d", "--dtype", "f8"], "f8 is not one of f32, f64, bf16, f16"),
         (["table"], "table needs the file that --json wrote"),
+        (["gpu-estimate"], "gpu-estimate needs an operator: depthwise_conv2d"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
@@ -105,3 +106,67 @@ def test_every_case_and_setting_has_a_target() -> None:
                 for dtype in DTYPES:
                     for layout in LAYOUTS:
                         assert page.target_ratio(case, Setting(direction, dtype, layout, device, 1)) >= 0.97
+
+
+@pytest.fixture
+def gpu_counts():
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks import gpu_counts
+    finally:
+        sys.path.remove(str(ROOT))
+    return gpu_counts
+
+
+def test_estimate_divides_counts_by_rates(gpu_counts) -> None:
+    """A made-up GPU of two multiprocessors at 1 GHz: 2e9 wavefronts and 8e9 warp instructions a second."""
+    gpu = gpu_counts.Gpu("made up", 2, 1e9, dram_bytes=1e9, fp32_flops=64e9, tensor_flops=4096e9, l2_bytes_per_clock=4)
+    counts = gpu_counts.Counts(
+        dram_bytes=3e9, l2_bytes=8e9, sectors=0, ideal_sectors=0, wavefronts=1e9, ideal_wavefronts=0,
+        instructions=16e9, fp32=2e9, mma=3e9,
+    )  # fmt: skip
+    expected = {"DRAM": 3.0, "L2": 2.0, "shared memory": 0.5, "math": 2.0 + 3.0, "issue": 2.0}
+    assert counts.seconds(gpu) == pytest.approx(expected)
+    assert counts.scaled(2).seconds(gpu) == pytest.approx({name: 2 * value for name, value in expected.items()})
+
+    call = gpu_counts.KernelCall("forward", operations=128e9, compulsory_bytes=2.5e9, prepare=lambda: lambda: None)
+    assert call.floor_seconds(gpu) == 2.5  # 2 s of arithmetic, 2.5 s of DRAM
+    bound = gpu_counts.Bound(gpu, counts.seconds(gpu), call.floor_seconds(gpu))
+    assert bound.resource == "math" and bound.ratio == pytest.approx(2.0)
+
+
+def test_estimate_counts_a_share_of_a_case(gpu_counts) -> None:
+    from benchmarks import depthwise_conv2d as page
+    from benchmarks.harness import Setting
+
+    for case in page.cases("cuda"):
+        for layout, dtype in (("nchw", "f32"), ("channels_last", "bf16")):
+            setting = Setting("all", dtype, layout, "cpu", 1)
+            smaller, share = page.reduced(case, setting)
+            assert (smaller.height, smaller.width, smaller.kernel) == (case.height, case.width, case.kernel)
+            assert 1 <= smaller.batch <= case.batch and 1 <= smaller.channels <= case.channels
+            whole, part = page.kernel_calls(case, setting)[0], page.kernel_calls(smaller, setting)[0]
+            assert part.operations == pytest.approx(share * whole.operations)
+
+
+def test_estimate_of_a_call_is_labelled(gpu_counts, tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from cuda_on_cpu import build
+
+    if reason := build.why_unavailable("ptx"):
+        pytest.skip(reason)
+    file = tmp_path / "estimate.json"
+    arguments = ["--dtype", "f32", "--layout", "nchw", "--filter", "^1x96x56x56 k3", "--json", str(file)]
+    done = run_benchmarks("gpu-estimate", "depthwise_conv2d", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ESTIMATE") == 2
+    rows = json.loads(file.read_text())
+    assert [row["call"] for row in rows] == ["forward", "input_grad", "weight_grad"]
+    tensor_bytes = 4 * 96 * 56 * 56
+    for row in rows:
+        assert "ESTIMATE" in row["what"]
+        assert set(row["bounds"]) == {"T4", "A100", "L4", "RTX 4090", "H100", "H200", "B200"}
+        # Every kernel reads one tensor of this size and another, or writes it; weights and partial sums are small.
+        assert 2 * tensor_bytes < row["counts"]["dram_bytes"] < 2.2 * tensor_bytes
+        assert row["bounds"]["T4"]["us"] == pytest.approx(1e6 * row["counts"]["dram_bytes"] / 320e9)
+        assert row["bounds"]["T4"]["limited_by"] == "DRAM"

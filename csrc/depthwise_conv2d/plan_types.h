@@ -10,10 +10,10 @@ namespace fastconv::depthwise_conv2d {
 
 enum class Kernel : int { generic, nchw, channels_last };
 
-constexpr int kTileThreads = 256;  // at most
-constexpr int kMaxPlanes = 32;     // planes of a block
-constexpr int kStripRows = 4;      // output rows of a thread at stride 1
-constexpr int kTapGroup = 8;       // taps that the any-size kernels take at a time
+constexpr int kTileThreads = 256;   // at most
+constexpr int kMaxPlanes = 32;      // planes of a block
+constexpr int kStripRows = 4;       // output rows of a thread at stride 1
+constexpr int kTapGroup = 8;        // taps that the any-size kernels take at a time
 constexpr int kStaticBytes = 4096;  // of static shared memory, at most
 
 // The tiles of an NCHW kernel: see nchw_tile.cuh. A block works on `planes` planes, and in each on strips_y * strips_x

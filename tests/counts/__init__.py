@@ -10,18 +10,18 @@ does it. Its figures are
 
 A figure that misses its target has a reason in `misses`, and none that meets it has. Targets:
 
-* bytes: 1.10 where the floor on an H100 is the DRAM. Where it is arithmetic, only that the L2 takes less time than that;
+* bytes: 1.10 where the floor on an H100 is the DRAM. Where it is arithmetic, that the L2 takes less time than that;
 * sectors, wavefronts: 1.05;
 * instructions: 1 / 0.7 where the floor on an H100 is arithmetic. Where it is the DRAM, that to issue them takes less
   time than that.
 
-`python -m counts <operator>`, started in tests/, prints the figures of today; `python -m counts <operator> -k TEXT` those
-of some rows, with what the emulator counted line by line.
+`python -m counts <operator>`, started in tests/, prints the figures of today, `python -m counts <operator> -k TEXT`
+those of some rows, with what the emulator counted line by line.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,9 +62,10 @@ class Measured:
 
 def measure(page: Any, row: Row) -> Measured:
     """Runs the row's call on the emulator, whose kernels are loaded (`gpu_counts.load_kernels`)."""
+    from cuda_on_cpu import runtime
+
     from benchmarks.gpu_counts import H100, count_call
     from benchmarks.harness import Setting
-    from cuda_on_cpu import runtime
 
     call, counts = count_call(page, row.case, Setting("all", row.dtype, row.layout, "cpu", 1), row.call)
     terms = call.operations / 2 / 32  # of warps
@@ -83,6 +84,18 @@ def measure(page: Any, row: Row) -> Measured:
     return Measured(figures, targets, runtime.report())
 
 
-def as_row(row: Row, measured: Measured) -> Row:
-    """The row with today's figures."""
-    return dataclasses.replace(row, **{name: round(value, 3) for name, value in measured.figures.items()})
+def read_table(layout: str, names: Mapping[str, Any], text: str) -> list[Row]:
+    """Rows from lines `call dtype case | bytes | sectors | wavefronts | instructions`. A figure that misses its target
+    is followed by a reason; cases and reasons are told by their names."""
+    rows = []
+    for line in text.strip().splitlines():
+        head, *cells = line.split("|")
+        call, dtype, case = head.split()
+        figures, misses = {}, {}
+        for name, cell in zip(FIGURES, cells, strict=True):
+            number, *reason = cell.split()
+            figures[name] = float(number)
+            if reason:
+                misses[name] = names[reason[0]]
+        rows.append(Row(call, dtype, layout, names[case], **figures, misses=misses))
+    return rows

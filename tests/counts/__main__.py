@@ -8,10 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent)]
-
-from benchmarks import gpu_counts
-
 from counts import FIGURES, measure
 
 
@@ -21,7 +17,10 @@ def main() -> int:
     parser.add_argument("-k", dest="text", default="", help="only rows whose name contains this; also a report of each")
     parser.add_argument("--json", action="store_true", help="the figures and targets of all rows, for test_counts.py")
     options = parser.parse_args()
-    if reason := gpu_counts.load_kernels():
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+    from benchmarks import gpu_counts
+
+    if reason := gpu_counts.load_kernels(options.operator):
         print(reason, file=sys.stderr)
         return 2
     page = importlib.import_module(f"benchmarks.{options.operator}")

@@ -1,30 +1,109 @@
+"""Reviewed counts of depthwise_conv2d's CUDA kernels: see counts/__init__.py for what a row says."""
+
 from __future__ import annotations
+
 from benchmarks.cases import DepthwiseCase as Case
-from counts import Row
+from counts import read_table
+
 K3 = Case(8, 96, 56, 56, (3, 3))
 K5 = Case(8, 96, 56, 56, (5, 5))
 K7 = Case(8, 96, 56, 56, (7, 7))
-K31 = Case(8, 64, 56, 56, (31, 31))
+K7_28 = Case(8, 192, 28, 28, (7, 7))
+K7_14 = Case(8, 384, 14, 14, (7, 7))
+K31 = Case(8, 64, 28, 28, (31, 31))
 STRIDE_2 = Case(8, 96, 112, 112, (3, 3), stride=2)
 STRIDE_2_K7 = Case(8, 96, 112, 112, (7, 7), stride=2)
-WIDE_K3 = Case(32, 128, 128, 256, (3, 3))
+WIDE_K3 = Case(32, 128, 128, 256, (3, 3))  # planes of several tiles
 WIDE_K7 = Case(32, 128, 128, 256, (7, 7))
-K7_14 = Case(8, 384, 14, 14, (7, 7))
-K7_28 = Case(8, 192, 28, 28, (7, 7))
 ONE_IMAGE = Case(1, 96, 56, 56, (3, 3))
-ROWS = []
-for l in ("nchw", "channels_last"):
-    for d in ("f32", "bf16"):
-        for c in (K3,STRIDE_2,K5,K7,K31): ROWS.append(Row("forward", d, l, c, 0,0,0,0))
-        if d=="f32":
-            for c in (WIDE_K3,WIDE_K7): ROWS.append(Row("forward", d, l, c, 0,0,0,0))
-        else: ROWS.append(Row("forward", d, l, K7_14, 0,0,0,0))
-        if d=="f32" and l!="nchw": ROWS.append(Row("forward", d, l, ONE_IMAGE, 0,0,0,0))
-        if d=="bf16": ROWS.append(Row("forward", "f16", l, K7, 0,0,0,0))
-    for d in ("f32", "bf16"):
-        if d=="f32": ROWS.append(Row("input_grad", d, l, K3, 0,0,0,0))
-        ROWS.append(Row("input_grad", d, l, STRIDE_2, 0,0,0,0))
-        if d=="f32": ROWS.append(Row("input_grad", d, l, STRIDE_2_K7, 0,0,0,0))
-    for d in ("f32", "bf16"):
-        for c in (K3,STRIDE_2,K5,K7,K31): ROWS.append(Row("weight_grad", d, l, c, 0,0,0,0))
-        if d=="bf16" and l=="nchw": ROWS.append(Row("weight_grad", d, l, K7_28, 0,0,0,0))
+
+# NCHW
+EDGES = (
+    "of the groups that a strip needs of a row, the outer ones may give one element each: nvcc loads a word, lanes 16 "
+    "bytes apart, in four wavefronts where one would do; and eight lanes of a 16-byte load may be of two rows of strips"
+)
+MID_SECTOR = "rows of a plane, or the parts that a block stages, begin within a sector, which two requests then read"
+PIECES = "grad_output is read element by element, in pieces of at most 32 columns that begin within a sector"
+IDLE_LANES = "14 or 7 strips a row leave 1 lane of 8 idle; to stage a tile, index and store takes the rest"
+SMALL_PLANE = "half of the strips of a 14 x 14 plane lie outside it, and staging has as much to do as the arithmetic"
+ANY_SIZE = "whether a tap group is whole is asked for each group, and those that are not go tap by tap"
+# channels_last
+FEW_ROWS = "tiles of few rows, so that every multiprocessor has blocks; the rows they share come from the L2"
+WEIGHTS = "weights are staged tap by tap, where a channel's neighbours lie kernel_size^2 words apart"
+LOADS_OF_ROWS = "every row of a column's input is loaded, tested and unpacked for each ky"
+ROWS_IN_L1 = "blocks of few rows: the rows of input that two of them need are read by both"
+BROADCAST = "the kernel_size threads of a row of grad_output read the same sectors, in different requests"
+GENERIC = "no fast kernel: each thread gathers one element"
+
+ROWS = [
+    *read_table(
+        "nchw",
+        globals(),
+        """
+forward     f32  K3          |   1.002            |   1.000            |   1.851 EDGES    |    3.90
+forward     f32  STRIDE_2    |   1.009            |   1.163 MID_SECTOR |   1.278 EDGES    |    9.24
+forward     f32  K5          |   1.005            |   1.000            |   1.302 EDGES    |    2.18
+forward     f32  K7          |   1.008            |   1.000            |   1.315 EDGES    |    1.74 IDLE_LANES
+forward     f32  K31         |   1.502            |   1.131 MID_SECTOR |   1.200 EDGES    |    2.42 ANY_SIZE
+forward     f32  WIDE_K3     |   1.041            |   1.152 MID_SECTOR |   1.606 EDGES    |    3.21
+forward     f32  WIDE_K7     |   1.060            |   1.138 MID_SECTOR |   1.022          |    1.46
+forward     bf16 K3          |   1.003            |   1.175 MID_SECTOR |   1.974 EDGES    |    3.29
+forward     bf16 STRIDE_2    |   1.001            |   1.111 MID_SECTOR |   1.542 EDGES    |    6.03
+forward     bf16 K5          |   1.006            |   1.170 MID_SECTOR |   2.090 EDGES    |    2.17 IDLE_LANES
+forward     bf16 K7          |   1.009            |   1.127 MID_SECTOR |   1.714 EDGES    |    1.84 IDLE_LANES
+forward     bf16 K31         |   1.218            |   1.136 MID_SECTOR |   1.214 EDGES    |    2.00 ANY_SIZE
+forward     bf16 K7_14       |   1.112            |   1.621 MID_SECTOR |   1.626 EDGES    |    3.74 SMALL_PLANE
+forward     f16  K7          |   1.009            |   1.127 MID_SECTOR |   1.714 EDGES    |    2.01 IDLE_LANES
+input_grad  f32  K3          |   1.002            |   1.000            |   1.851 EDGES    |    3.90
+input_grad  f32  STRIDE_2    |   1.006            |   1.015            |   1.162 EDGES    |    6.46
+input_grad  f32  STRIDE_2_K7 |   1.017            |   1.000            |   1.491 EDGES    |    2.36
+input_grad  bf16 STRIDE_2    |   1.001            |   1.012            |   1.667 EDGES    |    4.18
+weight_grad f32  K3          |   1.003            |   1.000            |   1.662 EDGES    |    5.35
+weight_grad f32  STRIDE_2    |   1.008            |   1.175 MID_SECTOR |   1.267 EDGES    |   10.58
+weight_grad f32  K5          |   1.007            |   1.001            |   1.310 EDGES    |    2.91
+weight_grad f32  K7          |   1.013            |   1.002            |   1.317 EDGES    |    2.21 IDLE_LANES
+weight_grad f32  K31         |   2.160            |   2.006 PIECES     |   1.003          |    2.41 ANY_SIZE
+weight_grad bf16 K3          |   1.004            |   1.148 MID_SECTOR |   1.813 EDGES    |    3.75
+weight_grad bf16 STRIDE_2    |   1.002            |   1.079 MID_SECTOR |   1.526 EDGES    |    7.02
+weight_grad bf16 K5          |   1.009            |   1.175 MID_SECTOR |   1.905 EDGES    |    2.27 IDLE_LANES
+weight_grad bf16 K7          |   1.017            |   1.153 MID_SECTOR |   1.660 EDGES    |    1.86 IDLE_LANES
+weight_grad bf16 K31         |   3.320            |   3.414 PIECES     |   1.006          |    1.83 ANY_SIZE
+weight_grad bf16 K7_28       |   1.017            |   1.478 MID_SECTOR |   1.270 EDGES    |    2.27 IDLE_LANES
+""",
+    ),
+    *read_table(
+        "channels_last",
+        globals(),
+        """
+forward     f32  K3          |   1.522 FEW_ROWS   |   1.000            |   1.035          |    3.83
+forward     f32  STRIDE_2    |   1.209 FEW_ROWS   |   1.000            |   1.035          |    4.32
+forward     f32  K5          |   2.075 FEW_ROWS   |   1.000            |   1.080 WEIGHTS  |    2.78
+forward     f32  K7          |   1.804 FEW_ROWS   |   1.000            |   1.094 WEIGHTS  |    1.74 LOADS_OF_ROWS
+forward     f32  K31         |   4.400            |   1.032            |   1.114 WEIGHTS  |    1.61 LOADS_OF_ROWS
+forward     f32  WIDE_K3     |   1.029            |   1.000            |   1.001          |    3.12
+forward     f32  WIDE_K7     |   1.073            |   1.000            |   1.003          |    1.56
+forward     f32  ONE_IMAGE   |   1.520 FEW_ROWS   |   1.000            |   1.035          |    3.83
+forward     bf16 K3          |   1.522 FEW_ROWS   |   1.000            |   1.364 WEIGHTS  |    4.39
+forward     bf16 STRIDE_2    |   1.209 FEW_ROWS   |   1.000            |   1.364 WEIGHTS  |    5.04
+forward     bf16 K5          |   2.075 FEW_ROWS   |   1.000            |   1.424 WEIGHTS  |    3.56 LOADS_OF_ROWS
+forward     bf16 K7          |   1.804            |   1.000            |   1.440 WEIGHTS  |    2.46 LOADS_OF_ROWS
+forward     bf16 K31         |   4.400            |   1.068 BROADCAST  |   1.114 WEIGHTS  |    1.59 LOADS_OF_ROWS
+forward     bf16 K7_14       |   1.108            |   1.000            |   1.103 WEIGHTS  |    2.01 LOADS_OF_ROWS
+forward     f16  K7          |   1.804            |   1.000            |   1.440 WEIGHTS  |    2.90 LOADS_OF_ROWS
+input_grad  f32  K3          |   1.522 FEW_ROWS   |   1.007            |   1.035          |    3.84
+input_grad  f32  STRIDE_2    |   2.435 GENERIC    |   3.857 GENERIC    |   0.000          |   78.50 GENERIC
+input_grad  f32  STRIDE_2_K7 |   7.629 GENERIC    |   4.359 GENERIC    |   0.000          |   38.54 GENERIC
+input_grad  bf16 STRIDE_2    |   4.533 GENERIC    |   4.266 GENERIC    |   0.000          |   80.92 GENERIC
+weight_grad f32  K3          |   1.108 ROWS_IN_L1 |   1.017            |   1.000          |    3.81
+weight_grad f32  STRIDE_2    |   1.043            |   1.010            |   1.000          |    5.77
+weight_grad f32  K5          |   1.404 ROWS_IN_L1 |   1.059 BROADCAST  |   1.000          |    2.81
+weight_grad f32  K7          |   1.765 ROWS_IN_L1 |   1.123 BROADCAST  |   1.000          |    2.12 LOADS_OF_ROWS
+weight_grad f32  K31         | 472.938 GENERIC    |   1.008            |   1.000          |   15.50 GENERIC
+weight_grad bf16 K3          |   1.267 ROWS_IN_L1 |   1.066 BROADCAST  |   1.091 WEIGHTS  |    4.36
+weight_grad bf16 STRIDE_2    |   1.107 ROWS_IN_L1 |   1.039            |   1.091 WEIGHTS  |    6.60
+weight_grad bf16 K5          |   1.484 ROWS_IN_L1 |   1.114 BROADCAST  |   1.111 WEIGHTS  |    3.23 LOADS_OF_ROWS
+weight_grad bf16 K7          |   1.631            |   1.158 BROADCAST  |   1.120 WEIGHTS  |    2.59 LOADS_OF_ROWS
+weight_grad bf16 K31         | 478.061 GENERIC    |   1.017            |   1.000          |   16.88 GENERIC
+""",
+    ),
+]

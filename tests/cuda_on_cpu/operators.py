@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import fastconv
 import torch
 
 from . import build
 
 
-def load(mode: str) -> None:
-    """Registers the CUDA kernels of all operators for CPU tensors, for the rest of this process."""
+def load(mode: str, names: Iterable[str] = fastconv._load.OPERATORS) -> None:
+    """Registers the CUDA kernels of operators for CPU tensors, for the rest of this process."""
     csrc = build.REPOSITORY / "csrc"
-    emulated = [name for name in fastconv._load.OPERATORS if (csrc / name / f"{name}_cuda.cpp").exists()]
+    emulated = [name for name in names if (csrc / name / f"{name}_cuda.cpp").exists()]
     folders = [csrc / name for name in emulated]
     # The schemas stay those of `_C`; torch says once on stderr that a later registration takes over the dispatch key.
     host = sorted(source for source in (csrc / "common").glob("*.cpp") if not source.name.endswith("_cpu.cpp"))
     host += [folder / f"{folder.name}{part}.cpp" for folder in folders for part in ("", "_cuda")]
     library = build.build(
         "fastconv",
-        sorted(source for folder in folders for source in folder.glob("*.cu")),
+        sorted(source for folder in [csrc / "common", *folders] for source in folder.glob("*.cu")),
         host,
         mode=mode,
         include_dirs=[csrc],

@@ -5,7 +5,7 @@
 
 namespace cuda_on_cpu {
 extern cudaError_t last_error;
-extern int multiprocessors;  // of the device
+extern int multiprocessors;                       // of the device
 const char* with_latest_error(const char* text);  // so that an exception says what was wrong
 cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
 }  // namespace cuda_on_cpu

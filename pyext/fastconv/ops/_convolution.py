@@ -210,6 +210,7 @@ def register_convolution(
     conv_vmap: Callable[..., tuple],
     input_grad_vmap: Callable[..., tuple],
     weight_grad_vmap: Callable[..., tuple],
+    in_order_of_weight: Callable[..., Tensor] = lambda by_channel, *more: by_channel,
 ) -> Operators:
     """Registers fakes, derivatives, autocast, vmap and FLOPs of an operator and its two gradients, whose schemas are
 
@@ -217,7 +218,8 @@ def register_convolution(
         _name_input_grad(grad_output, input, weight, *geometry, *more) -> Tensor
         _name_weight_grad(grad_output, input, weight, *geometry, *more, deterministic) -> Tensor
 
-    `check` takes the name for errors and the arguments of the first, with a 4-d input.
+    `check` takes the name for errors and the arguments of the first, with a 4-d input. `in_order_of_weight` takes a
+    value for each channel of the output, and `more`, and gives them in the order of the weight's rows.
     """
     op = getattr(torch.ops.fastconv, name)
     input_grad_op = getattr(torch.ops.fastconv, f"_{name}_input_grad")
@@ -262,9 +264,12 @@ def register_convolution(
         return (
             input_grad(grad, input, weight, *ctx.geometry) if needs[0] else None,
             weight_grad(grad, input, weight, *ctx.geometry, _deterministic()) if needs[1] else None,
-            grad.sum((-2, -1) if grad.dim() == 3 else (0, 2, 3)) if len(needs) > 2 and needs[2] else None,
+            bias_grad(grad, ctx.geometry) if len(needs) > 2 and needs[2] else None,
             *[None] * (len(ctx.geometry) + 1),
         )
+
+    def bias_grad(grad: Tensor, geometry: Sequence[Any]) -> Tensor:
+        return in_order_of_weight(grad.sum((-2, -1) if grad.dim() == 3 else (0, 2, 3)), *geometry[3:])
 
     def activation_grad(ctx: Any, grad: Tensor) -> Tensor:
         """The gradient before the activation. relu and relu6 are read off the saved output; the others need the value

@@ -191,4 +191,10 @@ def _unshuffled(grad_output: Tensor, in_dims: tuple, shuffle: int) -> tuple[Tens
     return _shuffled(grad_output, grad_output.shape[-3] // shuffle), in_dims
 
 
-_operators = register_convolution("grouped_conv2d", check_arguments, _conv_vmap, _input_grad_vmap, _weight_grad_vmap)
+def _bias_order(by_channel: Tensor, groups: int, shuffle: int) -> Tensor:
+    return by_channel if shuffle == 1 else by_channel.unflatten(0, (-1, shuffle)).t().flatten()
+
+
+_operators = register_convolution(
+    "grouped_conv2d", check_arguments, _conv_vmap, _input_grad_vmap, _weight_grad_vmap, _bias_order
+)

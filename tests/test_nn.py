@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastconv.nn import ChannelShuffle, ConcatShuffle, DepthwiseConv2d
+from fastconv.nn import ChannelShuffle, ConcatShuffle, DepthwiseConv2d, GroupedConv2d
 from torch import nn
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -24,32 +24,43 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def pair(multiplier: int = 2, **arguments: Any) -> tuple[DepthwiseConv2d, nn.Conv2d]:
-    """The module and its counterpart, each made under the same seed."""
-    torch.manual_seed(3)
-    ours = DepthwiseConv2d(5, 5 * multiplier, **arguments)
-    torch.manual_seed(3)
-    return ours, nn.Conv2d(5, 5 * multiplier, groups=5, **arguments)
+Convolution = type[DepthwiseConv2d] | type[GroupedConv2d]
+GROUPS: dict[Convolution, int] = {DepthwiseConv2d: 6, GroupedConv2d: 3}
+of_each_convolution = pytest.mark.parametrize("convolution", GROUPS, ids=lambda convolution: convolution.__name__)
 
 
+def own_conv(convolution: Convolution, **arguments: Any) -> nn.Conv2d:
+    torch.manual_seed(3)
+    return nn.Conv2d(6, 12, groups=GROUPS[convolution], **arguments)
+
+
+def our_conv(convolution: Convolution, **arguments: Any) -> nn.Conv2d:
+    """Made under the same seed."""
+    torch.manual_seed(3)
+    groups = {} if convolution is DepthwiseConv2d else {"groups": GROUPS[convolution]}
+    return convolution(6, 12, **groups, **arguments)
+
+
+@of_each_convolution
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_initialisation_and_result(name: str) -> None:
-    ours, own = pair(**ARGUMENTS[name])
+def test_initialisation_and_result(name: str, convolution: Convolution) -> None:
+    ours, own = (make(convolution, **ARGUMENTS[name]) for make in (our_conv, own_conv))
     assert list(ours.state_dict()) == list(own.state_dict())
     for key, value in own.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), key
-    x = torch.randn(2, 5, 9, 12, dtype=own.weight.dtype)
+    x = torch.randn(2, 6, 9, 12, dtype=own.weight.dtype)
     for shaped in (x, x[0], x.contiguous(memory_format=torch.channels_last)):
         torch.testing.assert_close(ours(shaped), own(shaped), rtol=1e-5, atol=1e-5)
 
 
+@of_each_convolution
 @pytest.mark.parametrize("bias", [True, False])
-def test_state_dict_goes_both_ways(bias: bool) -> None:
-    ours, _ = pair(kernel_size=3, bias=bias)
-    own = nn.Conv2d(5, 10, 3, groups=5, bias=bias)
+def test_state_dict_goes_both_ways(bias: bool, convolution: Convolution) -> None:
+    ours, own, fresh = (make(convolution, kernel_size=3, bias=bias) for make in (our_conv, own_conv, own_conv))
+    with torch.no_grad():
+        own.weight.mul_(2)
     ours.load_state_dict(own.state_dict())
     assert torch.equal(ours.weight, own.weight)
-    fresh = nn.Conv2d(5, 10, 3, groups=5, bias=bias)
     fresh.load_state_dict(ours.state_dict())
     assert torch.equal(fresh.weight, own.weight)
 
@@ -61,25 +72,40 @@ def test_repr() -> None:
     assert repr(DepthwiseConv2d(4, 4, 3, bias=False)) == (
         "DepthwiseConv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), groups=4, bias=False)"
     )
+    assert repr(GroupedConv2d(4, 8, 3, groups=2, activation="relu", shuffle=4)) == (
+        "GroupedConv2d(4, 8, kernel_size=(3, 3), stride=(1, 1), groups=2, activation=relu, shuffle=4)"
+    )
+    assert repr(GroupedConv2d(4, 8, 3, padding="same")) == (
+        "GroupedConv2d(4, 8, kernel_size=(3, 3), stride=(1, 1), padding=same)"
+    )
 
 
+@of_each_convolution
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_from_conv_shares_parameters(name: str) -> None:
-    _, own = pair(**ARGUMENTS[name])
-    own.eval()
-    ours = DepthwiseConv2d.from_conv(own, activation="gelu")
+def test_from_conv_shares_parameters(name: str, convolution: Convolution) -> None:
+    own = own_conv(convolution, **ARGUMENTS[name]).eval()
+    ours = convolution.from_conv(own, activation="gelu")
     assert ours.weight is own.weight and ours.bias is own.bias
     assert not ours.training
-    x = torch.randn(2, 5, 9, 12, dtype=own.weight.dtype)
+    x = torch.randn(2, 6, 9, 12, dtype=own.weight.dtype)
     torch.testing.assert_close(ours(x), nn.functional.gelu(own(x)), rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         own.weight.zero_()
     assert not ours.weight.any()
 
 
-def test_copies() -> None:
-    ours = DepthwiseConv2d(5, 10, 3, activation="silu")
-    x = torch.randn(2, 5, 9, 12)
+def test_fused_shuffle() -> None:
+    own = nn.Conv2d(6, 12, 3, groups=3)
+    ours = GroupedConv2d.from_conv(own, activation="relu", shuffle=3)
+    x = torch.randn(2, 6, 9, 12)
+    want = nn.functional.channel_shuffle(torch.relu(own(x)), 3)
+    torch.testing.assert_close(ours(x), want, rtol=1e-5, atol=1e-5)
+
+
+@of_each_convolution
+def test_copies(convolution: Convolution) -> None:
+    ours = our_conv(convolution, kernel_size=3, activation="silu")
+    x = torch.randn(2, 6, 9, 12)
     saved = io.BytesIO()
     torch.save(ours, saved)
     saved.seek(0)
@@ -95,25 +121,39 @@ def test_errors() -> None:
         DepthwiseConv2d(4, 6, 3)
     with pytest.raises(ValueError, match=r"out_channels must be a multiple of in_channels \(0\), got 4"):
         DepthwiseConv2d(0, 4, 3)
-    with pytest.raises(ValueError, match=r"activation must be one of none, relu, .*, got 'tanh'"):
-        DepthwiseConv2d(4, 4, 3, activation="tanh")
     with pytest.raises(ValueError, match="needs groups == in_channels, got groups=2 and in_channels=4"):
         DepthwiseConv2d.from_conv(nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(ValueError, match="activation must be one of"):
-        DepthwiseConv2d.from_conv(nn.Conv2d(4, 4, 3, groups=4), activation="tanh")
     with pytest.raises(RuntimeError, match=r"depthwise_conv2d: input must be \[N, C, H, W\] or \[C, H, W\], got \[4\]"):
         DepthwiseConv2d(4, 4, 3)(torch.zeros(4))
+    for shuffle in (0, -2, 3):
+        with pytest.raises(ValueError, match=rf"GroupedConv2d: shuffle must divide out_channels \(8\), got {shuffle}"):
+            GroupedConv2d(4, 8, 3, groups=2, shuffle=shuffle)
+    with pytest.raises(ValueError, match="in_channels must be divisible by groups"):  # torch's own text
+        GroupedConv2d(4, 6, 3, groups=3)
+    with pytest.raises(RuntimeError, match="grouped_conv2d: groups must divide the channels of input, 3, got 2"):
+        GroupedConv2d(4, 4, 3, groups=2)(torch.zeros(3, 5, 5))
 
 
+@of_each_convolution
+def test_unknown_activation(convolution: Convolution) -> None:
+    message = r"activation must be one of none, relu, .*, got 'tanh'"
+    with pytest.raises(ValueError, match=message):
+        our_conv(convolution, kernel_size=3, activation="tanh")
+    with pytest.raises(ValueError, match=message):
+        convolution.from_conv(own_conv(convolution, kernel_size=3), activation="tanh")
+
+
+@of_each_convolution
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_training_step_is_that_of_torch(layout: torch.memory_format) -> None:
-    def network(convolution: nn.Module) -> nn.Sequential:
+def test_training_step_is_that_of_torch(layout: torch.memory_format, convolution: Convolution) -> None:
+    def network(middle: nn.Module) -> nn.Sequential:
         torch.manual_seed(1)
-        return nn.Sequential(nn.Conv2d(3, 5, 1), convolution, nn.BatchNorm2d(10), nn.Conv2d(10, 2, 1)).to(
+        return nn.Sequential(nn.Conv2d(3, 6, 1), middle, nn.BatchNorm2d(12), nn.Conv2d(12, 2, 1)).to(
             memory_format=layout
         )
 
-    ours, own = (network(convolution) for convolution in pair(kernel_size=3, padding=1, stride=(1, 2)))
+    arguments: Any = {"kernel_size": 3, "padding": 1, "stride": (1, 2)}
+    ours, own = (network(make(convolution, **arguments)) for make in (our_conv, own_conv))
     x, target = torch.randn(4, 3, 9, 12).contiguous(memory_format=layout), torch.randn(4, 2, 9, 6)
     for model in (ours, own):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -125,10 +165,11 @@ def test_training_step_is_that_of_torch(layout: torch.memory_format) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_device_and_dtype_arguments() -> None:
-    module = DepthwiseConv2d(4, 8, 3, device="meta", dtype=torch.bfloat16)
+@of_each_convolution
+def test_device_and_dtype_arguments(convolution: Convolution) -> None:
+    module = our_conv(convolution, kernel_size=3, device="meta", dtype=torch.bfloat16)
     assert module.weight.is_meta and module.bias.dtype == torch.bfloat16
-    assert module(torch.empty(2, 4, 9, 8, device="meta", dtype=torch.bfloat16)).shape == (2, 8, 7, 6)
+    assert module(torch.empty(2, 6, 9, 8, device="meta", dtype=torch.bfloat16)).shape == (2, 12, 7, 6)
 
 
 def test_channel_shuffle() -> None:

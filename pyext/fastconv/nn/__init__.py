@@ -2,5 +2,6 @@
 
 from .channel_shuffle import ChannelShuffle, ConcatShuffle
 from .depthwise_conv2d import DepthwiseConv2d
+from .grouped_conv2d import GroupedConv2d
 
-__all__ = ["ChannelShuffle", "ConcatShuffle", "DepthwiseConv2d"]
+__all__ = ["ChannelShuffle", "ConcatShuffle", "DepthwiseConv2d", "GroupedConv2d"]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import depthwise_conv2d
-from ..ops._convolution import ACTIVATIONS
+from ._convolution import ActivatedConv2d
 
 
-class DepthwiseConv2d(nn.Conv2d):
+class DepthwiseConv2d(ActivatedConv2d):
     """`torch.nn.Conv2d(in_channels, out_channels, ..., groups=in_channels)` on fastconv's kernels.
 
     It has the same parameters, state_dict keys, initialisation and arguments; `padding` may be "same" or "valid", and
@@ -41,12 +41,10 @@ class DepthwiseConv2d(nn.Conv2d):
             raise ValueError(
                 f"DepthwiseConv2d: out_channels must be a multiple of in_channels ({in_channels}), got {out_channels}"
             )
-        _check_activation(activation)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, in_channels, bias, padding_mode,
-            device=device, dtype=dtype,
+            activation=activation, device=device, dtype=dtype,
         )  # fmt: skip
-        self.activation = activation
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, activation: str = "none") -> DepthwiseConv2d:
@@ -56,27 +54,8 @@ class DepthwiseConv2d(nn.Conv2d):
                 f"DepthwiseConv2d.from_conv: needs groups == in_channels, got groups={conv.groups} and "
                 f"in_channels={conv.in_channels}"
             )
-        source: Any = conv  # torch declares its sizes as tuples of any length
-        module = cls(
-            source.in_channels, source.out_channels, source.kernel_size, source.stride, source.padding,
-            source.dilation, conv.bias is not None, source.padding_mode, activation, device="meta",
-            dtype=conv.weight.dtype,
-        )  # fmt: skip
-        module.weight, module.bias = conv.weight, conv.bias
-        return module.train(conv.training)
+        return cls._sharing(conv, activation=activation)
 
     def forward(self, input: Tensor) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        input, padding = self._padded(input)
         return depthwise_conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.activation)
-
-    def extra_repr(self) -> str:
-        text = super().extra_repr()
-        return text if self.activation == "none" else f"{text}, activation={self.activation}"
-
-
-def _check_activation(activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")

@@ -29,6 +29,8 @@ import pytest
 import torch
 from cuda_on_cpu import build, operators, runtime
 
+pytest.register_assert_rewrite("convolution_cases", "convolution_tests")
+
 EMULATED = {"cuda_on_cpu": "fast", "cuda_on_cpu_check": "check", "cuda_on_cpu_ptx": "ptx"}
 """Emulated devices and the emulator's mode for each."""
 
@@ -59,6 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cases(attribute): see convolution_tests.py")
     config.addinivalue_line("markers", "core: results and gradients of the list of cases; run on every device")
     names = [name for option in config.getoption("--device") or ["cpu"] for name in option.split(",")]
     names = list(dict.fromkeys(names))

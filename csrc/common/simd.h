@@ -33,11 +33,11 @@ FASTCONV_INLINE void keep_in_register(V& v) {
 #endif
 }
 
-// Hides how an address came about. gcc would otherwise compute the addresses of an unrolled tile in advance, run out of
-// registers, and fetch them back from the stack.
+// Hides how an address, or another value of an unrolled tile, came about. gcc would otherwise compute in advance what
+// follows from it at every place of the tile, run out of registers, and fetch it all back from the stack.
 template <class T>
-FASTCONV_INLINE void keep_address(const T*& p) {
-  asm("" : "+r"(p));
+FASTCONV_INLINE void hide_origin(T& value) {
+  asm("" : "+r"(value));
 }
 
 // ---- loads: kLanes elements from any address, converted to acc_t

@@ -107,8 +107,8 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
       for (const Phase& py : c.y.phases) {
         for (int64_t ix = 0; ix < phases_x; ++ix) {
           const Phase& px = c.x.phases[ix];
-          const Walk walk = choose_walk(c, py, px, rows, sizeof(acc_t) == 4);
-          const int64_t row_gap = walk == Walk::shared ? interleave : 1;
+          const Walk walk = choose_walk(c, py, px, rows, sizeof(acc_t) == 4, false);
+          const int64_t row_gap = walk == Walk::plain ? 1 : interleave;
           for (int64_t tile = 0; tile < interleave; ++tile) {
             const int64_t tile_row = row_gap == 1 ? tile * rows : tile;  // in the group
             if (row0 + tile_row >= last) break;
@@ -123,7 +123,6 @@ void correlate_nchw(const Correlation& c, int64_t strip, int64_t begin, int64_t 
                                      lanes,
                                      0,
                                      tap_columns + ix * p.kernel_w,
-                                     format.sub_pitch,
                                      phase_weights,
                                      py.taps,
                                      px.taps,

@@ -72,19 +72,36 @@ void correlate_lanes(const Correlation& c, int64_t strip, int64_t begin, int64_t
         for (const Phase& py : c.y.phases) {
           for (int64_t ix = 0; ix < phases_x; ++ix) {
             const Phase& px = c.x.phases[ix];
-            const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4);
-            const int64_t row_gap = walk == Walk::shared ? interleave : 1;
+            const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4, false);
+            const int64_t row_gap = walk == Walk::plain ? 1 : interleave;
             for (int64_t tile = 0; tile < interleave; ++tile) {
               const int64_t tile_row = row0 + (row_gap == 1 ? tile * kLanesRows : tile);
               if (tile_row >= last) break;
+              const Existing rows(tile_row * c.y.stride + py.shift - c.y.pad, c.y.dilation, c.y.source_size,
+                                  (kLanesRows - 1) * c.y.stride + py.taps);
               int64_t width;
               for (int64_t column = 0; column < px.count; column += width) {
                 const TileFunction<acc_t> run = lanes_tile<acc_t>(walk, px.count - column, &width);
                 const acc_t* in =
                     source_scratch + ((tile_row - first) * c.y.stride + py.shift) * pitch + column * c.x.stride * L;
-                run({in, row_gap * c.y.stride * pitch, c.y.dilation * pitch, c.x.stride * L, L,
-                     tap_columns + ix * p.kernel_w, 0, phase_weights, py.taps, px.taps, c.sources, source_rows * pitch,
-                     sums, width * L});
+                TileArguments<acc_t> a{in,
+                                       row_gap * c.y.stride * pitch,
+                                       c.y.dilation * pitch,
+                                       c.x.stride * L,
+                                       c.x.dilation * L,
+                                       tap_columns + ix * p.kernel_w,
+                                       phase_weights,
+                                       py.taps,
+                                       px.taps,
+                                       c.sources,
+                                       source_rows * pitch,
+                                       sums,
+                                       width * L};
+                const int64_t x = column * c.x.stride + px.shift - c.x.pad;
+                a.first_row = rows.first, a.end_row = rows.end;
+                a.first_tap = Existing(x + (width - 1) * c.x.stride, c.x.dilation, c.x.source_size, px.taps).first;
+                a.end_tap = Existing(x, c.x.dilation, c.x.source_size, px.taps).end;
+                run(a);
                 for (int64_t r = 0; r < kLanesRows; ++r) {
                   const int64_t row = tile_row + r * row_gap;
                   if (row >= last || row >= py.count) continue;

@@ -1,6 +1,25 @@
 // Register tiles: R destination rows x T vectors, summed over all kernel taps.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 
+// Tile shapes by the number of vector registers; 32 hold 28 sums and what is multiplied.
+inline constexpr bool kManyRegisters = FASTCONV_VECTOR_BYTES == 64;
+inline constexpr int kNchwVectors = kManyRegisters ? 4 : 2;   // of a row
+inline constexpr int kLanesColumns = kManyRegisters ? 7 : 4;  // maps of ImageNet networks are multiples of 7
+inline constexpr int kNchwRows = 4, kNarrowRows = 8, kLanesRows = 2;
+
+// The indices i of a tile's window for which source index first + step * i exists, below `count`.
+struct Existing {
+  int64_t first, end;
+
+  Existing(int64_t source_first, int64_t step, int64_t source_size, int64_t count)
+      : first(source_first < 0 ? (step - 1 - source_first) / step : 0),
+        end(source_first < source_size ? (source_size - source_first + step - 1) / step : 0) {
+    end = end < count ? end : count;
+    first = first < end ? first : end;
+  }
+  bool all(int64_t count) const { return first == 0 && end == count; }
+};
+
 // A tile reads packed scratch rows (source_t is float or double), or in channels_last the tensor itself.
 template <class source_t>
 struct TileArguments {
@@ -9,8 +28,7 @@ struct TileArguments {
   int64_t tap_row_step;              // elements from a kernel row to the next
   int64_t column_step;               // elements from vector to vector
   int64_t tap_column_step;           // channels_last: elements from a kernel column to the next
-  const int64_t* tap_columns;        // [taps_w] elements from tap column 0
-  int64_t sub_pitch;                 // nchw: RowFormat::sub_pitch
+  const int64_t* tap_columns;        // [taps_w] elements from `in` to each tap column
   const acc_type<source_t>* weight;  // [sources, taps_h, taps_w], in channels_last times kLanes
   int64_t taps_h, taps_w;
   int64_t sources, source_step;  // source maps summed, and the elements between them
@@ -22,7 +40,13 @@ struct TileArguments {
   const source_t* bias = nullptr;                                 // of the first channel
   bool whole = false;                                             // all of the tile exists; else:
   int64_t rows = 0, columns = 0;                                  // rows and vectors that exist
-  int64_t live = 0;  // channels_last: channels of a vector that exist; nchw: columns from here on
+  int64_t live = 0;                                               // nchw: columns that exist
+  // Parts of the tile's window of the source that are left out, being zero; k3s1 to k7s1 in nchw and Walk::plain leave
+  // out nothing. Rows and columns are counted from tap (0, 0) of the first destination, one tap apart.
+  int64_t first_row = 0, end_row = INT64_MAX;
+  int64_t first_tap = 0, end_tap = INT64_MAX;  // Walk::shared: kernel columns that meet any source column
+  bool clipped = false;                        // channels_last: some columns of the window do not exist:
+  uint32_t existing_columns = ~0u;             // a bit each
 };
 
 template <class source_t>
@@ -61,7 +85,7 @@ FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_
   Vec<acc_type<source_t>> bias = {};
   if (a.bias != nullptr) {
     if constexpr (kLaneWeights)
-      bias = load_first(a.bias, a.live);
+      bias = load(a.bias);
     else
       bias = broadcast(to_float(*a.bias));
   }
@@ -82,7 +106,10 @@ FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_
     FASTCONV_UNROLL
     for (int t = 0; t < T; ++t, out += a.destination_column_step) {
       if (t >= a.columns) break;
-      store_first(out, acc[r][t] + bias, kLaneWeights ? a.live : a.live - t * lanes);
+      if constexpr (kLaneWeights)
+        store(out, acc[r][t] + bias);
+      else
+        store_first(out, acc[r][t] + bias, a.live - t * lanes);
     }
   }
 }
@@ -95,8 +122,7 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
     const acc_t* weight = a.weight + source * K * K;
     FASTCONV_UNROLL
     for (int kx = 0; kx < K; ++kx) {
-      const source_t* column =
-          a.in + source * a.source_step + a.tap_columns[0] + (kx % S) * (S > 1 ? a.sub_pitch : 0) + kx / S;
+      const source_t* column = a.in + source * a.source_step + a.tap_columns[kx];
       Vec<acc_t> w[K];  // a column of the kernel: what fits in registers beside the sums
       FASTCONV_UNROLL
       for (int ky = 0; ky < K; ++ky) {
@@ -105,7 +131,7 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
       }
       FASTCONV_UNROLL
       for (int i = 0; i < S * (R - 1) + K; ++i) {
-        keep_address(column);
+        hide_origin(column);
         FASTCONV_UNROLL
         for (int t = 0; t < T; ++t) {
           Vec<acc_t> x = load(column + t * kLanes<acc_t>);
@@ -128,27 +154,45 @@ template <class source_t, int R, int T, int K, int S>
 void tile_fixed_lanes(const TileArguments<source_t>& a) {
   using acc_t = acc_type<source_t>;
   constexpr int lanes = kLanes<acc_t>;
+  uint32_t existing_columns = a.existing_columns;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
     const source_t* in = a.in + source * a.source_step + a.tap_columns[0];
     const acc_t* weight = a.weight + source * K * K * lanes;
     FASTCONV_UNROLL
     for (int i = 0; i < S * (R - 1) + K; ++i) {
+      hide_origin(in);
       const source_t* column = in;
       in += a.tap_row_step;
+      if (i < a.first_row || i >= a.end_row) continue;
+      Vec<acc_t> w[R][K];  // the rows of the kernel that this input row meets
+      FASTCONV_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const int ky = i - S * r;
+        FASTCONV_UNROLL
+        for (int kx = 0; kx < K; ++kx)
+          if (kManyRegisters && ky >= 0 && ky < K) {
+            w[r][kx] = load(weight + (ky * K + kx) * lanes);
+            keep_in_register(w[r][kx]);
+          }
+      }
       FASTCONV_UNROLL
       for (int j = 0; j < S * (T - 1) + K; ++j) {
-        keep_address(column);
-        Vec<acc_t> x = load(column);
-        keep_in_register(x);
+        hide_origin(column);
+        hide_origin(existing_columns);
+        const source_t* p = column;
         column += a.tap_column_step;
+        if (!(existing_columns & (1u << j))) continue;
+        Vec<acc_t> x = load(p);
+        keep_in_register(x);
         FASTCONV_UNROLL
         for (int t = 0; t < T; ++t) {
           const int kx = j - S * t;
           FASTCONV_UNROLL
           for (int r = 0; r < R; ++r) {
             const int ky = i - S * r;
-            if (kx >= 0 && kx < K && ky >= 0 && ky < K) acc[r][t] += load(weight + (ky * K + kx) * lanes) * x;
+            if (kx >= 0 && kx < K && ky >= 0 && ky < K)
+              acc[r][t] += (kManyRegisters ? w[r][kx] : load(weight + (ky * K + kx) * lanes)) * x;
           }
         }
       }
@@ -157,48 +201,94 @@ void tile_fixed_lanes(const TileArguments<source_t>& a) {
   store_tile<source_t, true, R, T>(a, acc);
 }
 
-// One input row into the destination rows R0 <= r < R1, of which it is kernel row i - r.
-template <class source_t, bool kLaneWeights, int R, int T, int R0, int R1>
-FASTCONV_INLINE void shared_row(const TileArguments<source_t>& a, const source_t* row, const acc_type<source_t>* weight,
-                                int64_t i, Vec<acc_type<source_t>> (&acc)[R][T]) {
+// N neighbouring taps of one input row into the destination rows R0 <= r < R1.
+template <class source_t, bool kLaneWeights, bool kClipped, int R, int T, int R0, int R1, int N>
+FASTCONV_INLINE void shared_taps(const TileArguments<source_t>& a, const source_t* column,
+                                 const acc_type<source_t>* weight, uint32_t existing_columns,
+                                 Vec<acc_type<source_t>> (&acc)[R][T]) {
   using acc_t = acc_type<source_t>;
-  constexpr int step = kLaneWeights ? kLanes<acc_t> : 1;
-  const acc_t* weight_row = weight + i * a.taps_w * step;
-  for (int64_t kx = 0; kx < a.taps_w; ++kx) {
-    const source_t* column = row + a.tap_columns[kx];
-    Vec<acc_t> w[R];
+  const int64_t column_step = a.column_step, weight_row = a.taps_w * (kLaneWeights ? kLanes<acc_t> : 1);
+  Vec<acc_t> w[R][N];
+  FASTCONV_UNROLL
+  for (int r = R0; r < R1; ++r) FASTCONV_UNROLL
+  for (int q = 0; q < N; ++q) {
+    w[r][q] = tap_weight<acc_t, kLaneWeights>(weight - r * weight_row, q);
+    keep_in_register(w[r][q]);
+  }
+  FASTCONV_UNROLL
+  for (int j = 0; j < T + N - 1; ++j) {
+    hide_origin(column);
+    const source_t* p = column;
+    column += column_step;
+    if (kClipped && !(existing_columns & (1u << j))) continue;
+    Vec<acc_t> x = load(p);
+    keep_in_register(x);
     FASTCONV_UNROLL
-    for (int r = R0; r < R1; ++r) w[r] = tap_weight<acc_t, kLaneWeights>(weight_row - r * a.taps_w * step, kx);
-    FASTCONV_UNROLL
-    for (int t = 0; t < T; ++t) {
-      Vec<acc_t> x = load(column + t * a.column_step);
-      keep_in_register(x);
+    for (int q = 0; q < N; ++q) {
+      const int t = j - q;
       FASTCONV_UNROLL
-      for (int r = R0; r < R1; ++r) acc[r][t] += w[r] * x;
+      for (int r = R0; r < R1; ++r)
+        if (t >= 0 && t < T) acc[r][t] += w[r][q] * x;
     }
   }
 }
 
+// One input row, which is kernel row i - r of destination row r.
+template <class source_t, bool kLaneWeights, bool kClipped, int R, int T, int R0, int R1>
+FASTCONV_INLINE void shared_row(const TileArguments<source_t>& a, const source_t* row, const acc_type<source_t>* weight,
+                                int64_t i, Vec<acc_type<source_t>> (&acc)[R][T]) {
+  constexpr int step = kLaneWeights ? kLanes<acc_type<source_t>> : 1;
+  if (i < a.first_row || i >= a.end_row) return;
+  weight += i * a.taps_w * step;
+  const int64_t end = a.end_tap < a.taps_w ? a.end_tap : a.taps_w;
+  int64_t kx = a.first_tap;
+  auto taps = [&]<int N>(std::integral_constant<int, N>) __attribute__((always_inline)) {
+    shared_taps<source_t, kLaneWeights, kClipped, R, T, R0, R1, N>(a, row + a.tap_columns[kx], weight + kx * step,
+                                                                   kClipped ? a.existing_columns >> kx : ~0u, acc);
+    kx += N;
+  };
+  if constexpr (kLaneWeights) {  // a vector is a column: neighbouring taps share them
+    if (kClipped || a.column_step == a.tap_column_step) {
+      constexpr int N = kManyRegisters ? 4 : 2;
+      while (kx + N <= end) taps(std::integral_constant<int, N>());
+      if constexpr (N == 4) {
+        if (end - kx == 3) taps(std::integral_constant<int, 3>());
+        if (end - kx == 2) taps(std::integral_constant<int, 2>());
+      }
+    }
+  }
+  while (kx < end) taps(std::integral_constant<int, 1>());
+}
+
 // The first and the last R - 1 input rows reach only some of the destination rows.
-template <class source_t, bool kLaneWeights, int R, int T, int N>
+template <class source_t, bool kLaneWeights, bool kClipped, int R, int T, int N>
 FASTCONV_INLINE void shared_first_rows(const TileArguments<source_t>& a, const source_t* in,
                                        const acc_type<source_t>* weight, Vec<acc_type<source_t>> (&acc)[R][T]) {
   if constexpr (N < R) {
-    shared_row<source_t, kLaneWeights, R, T, 0, N>(a, in + (N - 1) * a.tap_row_step, weight, N - 1, acc);
-    shared_first_rows<source_t, kLaneWeights, R, T, N + 1>(a, in, weight, acc);
+    shared_row<source_t, kLaneWeights, kClipped, R, T, 0, N>(a, in + (N - 1) * a.tap_row_step, weight, N - 1, acc);
+    shared_first_rows<source_t, kLaneWeights, kClipped, R, T, N + 1>(a, in, weight, acc);
   }
 }
-template <class source_t, bool kLaneWeights, int R, int T, int N>
+template <class source_t, bool kLaneWeights, bool kClipped, int R, int T, int N>
 FASTCONV_INLINE void shared_last_rows(const TileArguments<source_t>& a, const source_t* in,
                                       const acc_type<source_t>* weight, Vec<acc_type<source_t>> (&acc)[R][T]) {
   if constexpr (N < R) {
     const int64_t i = a.taps_h - 1 + N;
-    shared_row<source_t, kLaneWeights, R, T, N, R>(a, in + i * a.tap_row_step, weight, i, acc);
-    shared_last_rows<source_t, kLaneWeights, R, T, N + 1>(a, in, weight, acc);
+    shared_row<source_t, kLaneWeights, kClipped, R, T, N, R>(a, in + i * a.tap_row_step, weight, i, acc);
+    shared_last_rows<source_t, kLaneWeights, kClipped, R, T, N + 1>(a, in, weight, acc);
   }
 }
 
-// Needs taps_h >= R - 1 and row_step == tap_row_step.
+template <class source_t, bool kLaneWeights, bool kClipped, int R, int T>
+FASTCONV_INLINE void shared_rows(const TileArguments<source_t>& a, const source_t* in, const acc_type<source_t>* weight,
+                                 Vec<acc_type<source_t>> (&acc)[R][T]) {
+  shared_first_rows<source_t, kLaneWeights, kClipped, R, T, 1>(a, in, weight, acc);
+  for (int64_t i = R - 1; i < a.taps_h; ++i)
+    shared_row<source_t, kLaneWeights, kClipped, R, T, 0, R>(a, in + i * a.tap_row_step, weight, i, acc);
+  shared_last_rows<source_t, kLaneWeights, kClipped, R, T, 1>(a, in, weight, acc);
+}
+
+// Needs taps_h >= R - 1 and row_step == tap_row_step; clipped, column_step == tap_column_step too.
 template <class source_t, bool kLaneWeights, int R, int T>
 void tile_shared(const TileArguments<source_t>& a) {
   using acc_t = acc_type<source_t>;
@@ -206,10 +296,10 @@ void tile_shared(const TileArguments<source_t>& a) {
   for (int64_t source = 0; source < a.sources; ++source) {
     const source_t* in = a.in + source * a.source_step;
     const acc_t* weight = a.weight + source * a.taps_h * a.taps_w * (kLaneWeights ? kLanes<acc_t> : 1);
-    shared_first_rows<source_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
-    for (int64_t i = R - 1; i < a.taps_h; ++i)
-      shared_row<source_t, kLaneWeights, R, T, 0, R>(a, in + i * a.tap_row_step, weight, i, acc);
-    shared_last_rows<source_t, kLaneWeights, R, T, 1>(a, in, weight, acc);
+    if (kLaneWeights && a.clipped)
+      shared_rows<source_t, kLaneWeights, kLaneWeights, R, T>(a, in, weight, acc);
+    else
+      shared_rows<source_t, kLaneWeights, false, R, T>(a, in, weight, acc);
   }
   store_tile<source_t, kLaneWeights, R, T>(a, acc);
 }
@@ -253,12 +343,6 @@ inline TileFunction<source_t> tile_function(Walk walk) {
   return walk == Walk::plain ? tile_plain<source_t, kLaneWeights, R, T> : tile_shared<source_t, kLaneWeights, R, T>;
 }
 
-// Tile shapes by the number of vector registers; 32 hold 28 sums and what is multiplied.
-inline constexpr bool kManyRegisters = FASTCONV_VECTOR_BYTES == 64;
-inline constexpr int kNchwVectors = kManyRegisters ? 4 : 2;   // of a row
-inline constexpr int kLanesColumns = kManyRegisters ? 7 : 4;  // maps of ImageNet networks are multiples of 7
-inline constexpr int kNchwRows = 4, kNarrowRows = 8, kLanesRows = 2;
-
 // nchw: `vectors` <= kNchwVectors; 8 rows where one vector is the whole width, so that enough sums are in flight.
 template <class acc_t>
 inline TileFunction<acc_t> nchw_tile(Walk walk, int64_t rows, int64_t vectors) {
@@ -282,24 +366,30 @@ inline TileFunction<source_t> lanes_tile(Walk walk, int64_t columns, int64_t* wi
   return *width = 1, tile_function<source_t, true, kLanesRows, 1>(walk);
 }
 
-inline Walk choose_walk(const Correlation& c, const Phase& py, const Phase& px, int64_t rows, bool f32) {
+// Tiles of all walks but the plain one take destination rows that lie `dilation` apart, and so read neighbouring taps
+// of theirs. With `spread`, the same of their columns.
+inline Walk choose_walk(const Correlation& c, const Phase& py, const Phase& px, int64_t rows, bool f32, bool spread) {
+  auto dense = [](const Axis& axis, int64_t count) {
+    return axis.dilation == 1 || (axis.stride == 1 && axis.dilation * count <= axis.count);
+  };
+  if (!dense(c.y, rows) || (spread && (!dense(c.x, 2) || c.x.stride != c.y.stride))) return Walk::plain;
   const bool one_phase = c.y.phases.size() == 1 && c.x.phases.size() == 1;
-  if (f32 && one_phase && py.taps == px.taps && c.y.dilation == 1 && c.x.dilation == 1 && c.y.stride == c.x.stride) {
+  const bool neighbours = c.params->layout == Layout::nchw || spread || c.x.dilation == 1;
+  if (f32 && one_phase && py.taps == px.taps && c.y.stride == c.x.stride && neighbours) {
     if (py.taps == 3 && c.y.stride == 1) return Walk::k3s1;
     if (py.taps == 3 && c.y.stride == 2) return Walk::k3s2;
     if (py.taps == 5 && c.y.stride == 1) return Walk::k5s1;
     if (py.taps == 5 && c.y.stride == 2) return Walk::k5s2;
     if (py.taps == 7 && c.y.stride == 1) return Walk::k7s1;
   }
-  const bool dense = c.y.dilation == 1 || c.y.dilation * rows <= c.y.count;
-  return c.y.stride == 1 && py.taps >= rows - 1 && py.taps > 0 && dense ? Walk::shared : Walk::plain;
+  return c.y.stride == 1 && py.taps >= rows - 1 && py.taps > 0 ? Walk::shared : Walk::plain;
 }
 
-// Rows of a shared tile lie `dilation` apart: how many such tiles interleave to cover a group of rows.
+// How many tiles interleave to cover a group of rows.
 inline int64_t interleaved_tiles(const Correlation& c, int64_t rows, bool f32) {
   for (const Phase& py : c.y.phases)
     for (const Phase& px : c.x.phases)
-      if (choose_walk(c, py, px, rows, f32) == Walk::shared) return c.y.dilation;
+      if (choose_walk(c, py, px, rows, f32, false) != Walk::plain) return c.y.dilation;
   return 1;
 }
 

@@ -1,30 +1,34 @@
 // The weight gradient of small kernels in channels_last: like the forward pass, it reads the tensors themselves,
-// channel block after channel block of the same pixels, and copies only windows that reach beyond the map to a patch.
+// channel block after channel block of the same pixels.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 
 inline bool is_direct_weight_grad(const Params& p) {
   return p.layout == Layout::channels_last && p.multiplier == 1 && p.dtype != ElementType::f64 &&
-         p.kernel_h == p.kernel_w && (p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7) && p.dilation_h == 1 &&
-         p.dilation_w == 1 && p.stride_h == p.stride_w && p.stride_h <= 2;
+         p.channels >= kLanes<float> && p.kernel_h == p.kernel_w &&
+         (p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7) && p.dilation_h == 1 && p.dilation_w == 1 &&
+         p.stride_h == p.stride_w && p.stride_h <= 2;
 }
 
 template <class scalar_t>
 struct SegmentArguments {
-  const scalar_t* x;  // input at the first kernel row and column of the first pixel
+  const scalar_t* x;  // input at the first kernel row and column of the first pixel; what lies outside is not read
   int64_t x_row_step, x_column_step;
-  const scalar_t* grad;  // T pixels of one row
+  int64_t first_row, end_row;  // kernel rows that meet input
+  uint32_t existing_columns;   // input columns that exist, a bit each
+  const scalar_t* grad;
   int64_t grad_column_step;
-  float* sums;  // [kernel_h, kernel_w] vectors; added to
+  int64_t width;  // pixels of one row
+  float* sums;    // [kernel_h, kernel_w] vectors; added to
 };
 
-// KY rows of taps over T pixels. Each input vector is loaded once for the KX taps of its row.
+// KY rows of taps over up to T pixels. Each input vector is loaded once for the KX taps of its row.
 template <class scalar_t, int KY, int KX, int S, int T>
 FASTCONV_INLINE void weight_grad_rows(const SegmentArguments<scalar_t>& a, int ky0) {
   constexpr int L = kLanes<float>;
   Vec<float> acc[KY][KX] = {}, grad[T];
   FASTCONV_UNROLL
   for (int t = 0; t < T; ++t) {
-    grad[t] = load(a.grad + t * a.grad_column_step);
+    grad[t] = t < a.width ? load(a.grad + t * a.grad_column_step) : Vec<float>{};
     keep_in_register(grad[t]);
   }
   const scalar_t* row = a.x + ky0 * a.x_row_step;
@@ -32,12 +36,15 @@ FASTCONV_INLINE void weight_grad_rows(const SegmentArguments<scalar_t>& a, int k
   for (int ky = 0; ky < KY; ++ky) {
     const scalar_t* column = row;
     row += a.x_row_step;
+    if (ky0 + ky < a.first_row || ky0 + ky >= a.end_row) continue;
     FASTCONV_UNROLL
     for (int j = 0; j < S * (T - 1) + KX; ++j) {
-      keep_address(column);
-      Vec<float> x = load(column);
-      keep_in_register(x);
+      hide_origin(column);
+      const scalar_t* p = column;
       column += a.x_column_step;
+      if (!(a.existing_columns & (1u << j))) continue;
+      Vec<float> x = load(p);
+      keep_in_register(x);
       FASTCONV_UNROLL
       for (int t = 0; t < T; ++t) {
         const int kx = j - S * t;
@@ -53,46 +60,32 @@ FASTCONV_INLINE void weight_grad_rows(const SegmentArguments<scalar_t>& a, int k
   }
 }
 
-// Rows of taps at a time: KY * K sums, T gradients and an input vector in registers.
-template <class scalar_t, int K, int S, int T>
-void weight_grad_segment(const SegmentArguments<scalar_t>& a) {
-  constexpr int KY = K == 3 ? 3 : kManyRegisters ? 3 : K == 5 ? 2 : 1;
-  for (int ky = 0; ky + KY <= K; ky += KY) weight_grad_rows<scalar_t, KY, K, S, T>(a, ky);
-  if constexpr (K % KY != 0) weight_grad_rows<scalar_t, K % KY, K, S, T>(a, K - K % KY);
-}
-
-template <class scalar_t, int S, int T>
-FASTCONV_INLINE void weight_grad_segment(const SegmentArguments<scalar_t>& a, int64_t kernel) {
-  if (kernel == 3) return weight_grad_segment<scalar_t, 3, S, T>(a);
-  if (kernel == 5) return weight_grad_segment<scalar_t, 5, S, T>(a);
-  weight_grad_segment<scalar_t, 7, S, T>(a);
-}
-
 inline constexpr int kSegment = kLanesColumns;
 
-template <class scalar_t>
-FASTCONV_INLINE void weight_grad_segment(const SegmentArguments<scalar_t>& a, int64_t kernel, int64_t stride,
-                                         int64_t width) {
-  if (width == kSegment)
-    stride == 1 ? weight_grad_segment<scalar_t, 1, kSegment>(a, kernel)
-                : weight_grad_segment<scalar_t, 2, kSegment>(a, kernel);
-  else
-    stride == 1 ? weight_grad_segment<scalar_t, 1, 1>(a, kernel) : weight_grad_segment<scalar_t, 2, 1>(a, kernel);
+// Rows of taps at a time: KY * K sums, kSegment gradients and an input vector in registers.
+template <class scalar_t, int K, int S>
+void weight_grad_segment(const SegmentArguments<scalar_t>& a) {
+  constexpr int KY = K == 3 ? 3 : kManyRegisters ? 3 : K == 5 ? 2 : 1;
+  for (int ky = 0; ky + KY <= K; ky += KY) weight_grad_rows<scalar_t, KY, K, S, kSegment>(a, ky);
+  if constexpr (K % KY != 0) weight_grad_rows<scalar_t, K % KY, K, S, kSegment>(a, K - K % KY);
+}
+
+template <class scalar_t, int S>
+FASTCONV_INLINE void weight_grad_segment(const SegmentArguments<scalar_t>& a, int64_t kernel) {
+  if (kernel == 3) return weight_grad_segment<scalar_t, 3, S>(a);
+  if (kernel == 5) return weight_grad_segment<scalar_t, 5, S>(a);
+  weight_grad_segment<scalar_t, 7, S>(a);
 }
 
 template <class scalar_t>
 void weight_grad_direct(const Params& p, WeightGradSplit split, float* partial_sums, int64_t begin, int64_t end) {
   constexpr int L = kLanes<float>;
-  const Correlation c = forward_correlation(p);
   const int64_t blocks = (p.channels + L - 1) / L, taps = p.kernel_h * p.kernel_w;
-  float *sums, *row_sums;
-  scalar_t *patch, *grad_patch;
+  float *sums, *image_sums;
   auto cut = [&](void* data) {
     ScratchLayout layout(data);
     sums = layout.take<float>(blocks * taps * L);
-    row_sums = layout.take<float>(blocks * taps * L);
-    patch = layout.take<scalar_t>(p.kernel_h * (p.stride_w * (kSegment - 1) + p.kernel_w) * L);
-    grad_patch = layout.take<scalar_t>(kSegment * L);
+    image_sums = layout.take<float>(blocks * taps * L);
     return layout.bytes();
   };
   cut(thread_scratch(cut(nullptr)));
@@ -104,43 +97,38 @@ void weight_grad_direct(const Params& p, WeightGradSplit split, float* partial_s
     fill_zero(sums, sums + count);
     for (int64_t n = p.batch * part / split.parts; n < p.batch * (part + 1) / split.parts; ++n) {
       const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + n * p.input.stride_n;
-      fill_zero(row_sums, row_sums + count);  // of one image: shorter sums round less
+      fill_zero(image_sums, image_sums + count);  // of one image: shorter sums round less
       for (int64_t oy = 0; oy < p.out_height; ++oy) {
+        const int64_t y = oy * p.stride_h - p.padding_h;
+        const Existing rows(y, 1, p.height, p.kernel_h);
         const scalar_t* grad_row =
             static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n + oy * p.output.stride_h;
-        int64_t width;
-        for (int64_t ox = 0; ox < p.out_width; ox += width) {
-          width = p.out_width - ox >= kSegment ? kSegment : 1;
-          Window<scalar_t> window{nullptr, oy * p.stride_h - p.padding_h, ox * p.stride_w - p.padding_w, p.kernel_h,
-                                  p.stride_w * (width - 1) + p.kernel_w};
-          window.pixel = image + window.y * p.input.stride_h + window.x * p.input.stride_w;
-          const bool inside = window.y >= 0 && window.y + window.rows <= p.height && window.x >= 0 &&
-                              window.x + window.columns <= p.width;
-          for (int64_t block = first_block; block < last_block; ++block) {
-            const int64_t channel = block * L, live = p.channels - channel < L ? p.channels - channel : L;
-            SegmentArguments<scalar_t> a{window.pixel + channel, p.input.stride_h,
-                                         p.input.stride_w,       grad_row + ox * p.output.stride_w + channel,
-                                         p.output.stride_w,      row_sums + (block - first_block) * taps * L};
-            if (!inside || live < L) {
-              copy_patch(c, window, channel, live, patch);
-              a.x = patch, a.x_row_step = window.columns * L, a.x_column_step = L;
-            }
-            if (live < L) {
-              for (int64_t t = 0; t < width; ++t)
-                store(grad_patch + t * L, load_first(a.grad + t * a.grad_column_step, live));
-              a.grad = grad_patch, a.grad_column_step = L;
-            }
-            weight_grad_segment(a, p.kernel_h, p.stride_h, width);
+        for (int64_t ox = 0; ox < p.out_width; ox += kSegment) {
+          const int64_t width = p.out_width - ox < kSegment ? p.out_width - ox : kSegment;
+          const int64_t x = ox * p.stride_w - p.padding_w;
+          const Existing columns(x, 1, p.width, (width - 1) * p.stride_w + p.kernel_w);
+          SegmentArguments<scalar_t> a{nullptr,    p.input.stride_h,  p.input.stride_w,
+                                       rows.first, rows.end,          (1u << columns.end) - (1u << columns.first),
+                                       nullptr,    p.output.stride_w, width,
+                                       image_sums};
+          for (int64_t block = first_block; block < last_block; ++block, a.sums += taps * L) {
+            const int64_t channel = first_channel<float>(block, p.channels);
+            a.x = image + y * p.input.stride_h + x * p.input.stride_w + channel;
+            a.grad = grad_row + ox * p.output.stride_w + channel;
+            p.stride_h == 1 ? weight_grad_segment<scalar_t, 1>(a, p.kernel_h)
+                            : weight_grad_segment<scalar_t, 2>(a, p.kernel_h);
           }
         }
       }
-      for (int64_t i = 0; i < count; i += L) store(sums + i, load(sums + i) + load(row_sums + i));
+      for (int64_t i = 0; i < count; i += L) store(sums + i, load(sums + i) + load(image_sums + i));
     }
-    for (int64_t block = first_block; block < last_block; ++block)
-      for (int64_t lane = 0; lane < L && block * L + lane < p.channels; ++lane)
+    for (int64_t block = first_block; block < last_block; ++block) {
+      const int64_t channel = first_channel<float>(block, p.channels);
+      for (int64_t lane = block * L - channel; lane < L; ++lane)  // those that no block before it has
         for (int64_t tap = 0; tap < taps; ++tap)
-          partial_sums[(part * p.channels + block * L + lane) * taps + tap] =
+          partial_sums[(part * p.channels + channel + lane) * taps + tap] =
               sums[((block - first_block) * taps + tap) * L + lane];
+    }
   }
 }
 

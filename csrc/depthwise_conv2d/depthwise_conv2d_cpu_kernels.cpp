@@ -37,7 +37,7 @@ inline int64_t block_groups(int64_t channels) {
 template <class scalar_t>
 inline Split split_of(const Correlation& c, int64_t threads) {
   using acc_t = acc_type<scalar_t>;
-  if (is_direct(c)) return {16, c.params->batch * ((c.y.count + 15) / 16)};
+  if (is_direct<scalar_t>(c)) return {16, c.params->batch * ((c.y.count + 15) / 16)};
   const bool nchw = c.params->layout == Layout::nchw;
   const ImagesInRow<acc_t> in_row(c.x, c.params->batch);
   const int64_t units = nchw ? (c.params->batch + in_row.images - 1) / in_row.images * c.channels
@@ -67,7 +67,7 @@ inline Split split(const Correlation& c, int64_t threads) {
 template <class scalar_t>
 inline void correlate_range(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
   if (c.params->layout == Layout::nchw) return correlate_nchw<scalar_t>(c, strip, begin, end);
-  if (is_direct(c)) return correlate_direct<scalar_t>(c, strip, begin, end);
+  if (is_direct<scalar_t>(c)) return correlate_direct<scalar_t>(c, strip, begin, end);
   correlate_lanes<scalar_t>(c, strip, begin, end);
 }
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import EMULATED
 from cuda_on_cpu import build
 
-FILES = ["test_depthwise_conv2d.py"]
+FILES = ["test_depthwise_conv2d.py", "test_grouped_conv2d.py"]
 # Every kernel runs in mode fast. The modes that see every access to memory are slow: they run those for float32 and
 # bfloat16, in both memory formats.
 CHECKED = ["-m", "core", "-k", "test_against_reference and not float64 and not -float16 and not slice"]

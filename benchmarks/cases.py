@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
-class DepthwiseCase:
+class ConvolutionCase:
+    """What the cases of 2d convolutions share; `channels` are those of the input."""
+
     batch: int
     channels: int
     height: int
@@ -14,13 +17,44 @@ class DepthwiseCase:
     kernel: tuple[int, int]
     stride: int = 1
     dilation: int = 1
-    multiplier: int = 1
     activation: str = "none"  # anything else also adds a bias
     source: str = ""
     quick: bool = False  # part of `--quick`
     cuda_only: bool = False  # too large to be worth the minutes on a CPU
     targeted: bool = True  # has a target of its own; otherwise it must only not be slower than the peer
     overhead: bool = False  # small enough that the cost of a call is what is measured
+
+    @property
+    def out_channels(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def groups(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def channels_text(self) -> str:
+        """How channels are connected, for `name`."""
+        raise NotImplementedError
+
+    @property
+    def geometry(self) -> tuple[list[int], list[int], list[int]]:
+        """Stride, padding and dilation."""
+        return [self.stride] * 2, list(self.padding), [self.dilation] * 2
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the operator takes after its tensors."""
+        return *self.geometry, self.activation
+
+    @property
+    def gradient_arguments(self) -> tuple[Any, ...]:
+        """What the operators of its gradients take after their tensors."""
+        return self.geometry
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return self.out_channels, self.channels // self.groups, *self.kernel
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -41,9 +75,55 @@ class DepthwiseCase:
         text += "" if square else f"x{self.kernel[1]}"
         text += f" s{self.stride}" if self.stride != 1 else ""
         text += f" d{self.dilation}" if self.dilation != 1 else ""
-        text += f" m{self.multiplier}" if self.multiplier != 1 else ""
+        text += self.channels_text
         text += f" {self.activation}" if self.activation != "none" else ""
         return text + (" (one call)" if self.overhead else "")
+
+
+@dataclass(frozen=True)
+class DepthwiseCase(ConvolutionCase):
+    multiplier: int = 1
+
+    @property
+    def out_channels(self) -> int:
+        return self.channels * self.multiplier
+
+    @property
+    def groups(self) -> int:
+        return self.channels
+
+    @property
+    def channels_text(self) -> str:
+        return f" m{self.multiplier}" if self.multiplier != 1 else ""
+
+
+@dataclass(frozen=True)
+class GroupedCase(ConvolutionCase):
+    groups: int = 1
+    outputs: int = 0  # channels of the output; 0: as many as the input has
+    shuffle: int = 1
+
+    @property
+    def out_channels(self) -> int:
+        return self.outputs or self.channels
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return *self.geometry, self.groups, self.activation, self.shuffle
+
+    @property
+    def gradient_arguments(self) -> tuple[Any, ...]:
+        return *self.geometry, self.groups, self.shuffle
+
+    @property
+    def group_width(self) -> int:
+        """Channels a group: the larger side."""
+        return max(self.channels, self.out_channels) // self.groups
+
+    @property
+    def channels_text(self) -> str:
+        text = f" to {self.outputs}" if self.outputs else ""
+        return text + f" g{self.groups}" + (f" shuffle{self.shuffle}" if self.shuffle != 1 else "")
 
 
 DEPTHWISE_CONV2D = (
@@ -77,3 +157,46 @@ DEPTHWISE_CONV2D = (
     DepthwiseCase(64, 384, 64, 64, (13, 13), source="large kernel", cuda_only=True),
     DepthwiseCase(64, 384, 64, 64, (31, 31), source="large kernel", cuda_only=True),
 )
+
+GROUPED_CONV2D = (
+    GroupedCase(8, 128, 56, 56, (3, 3), groups=32, source="ResNeXt-50 32x4d stage 1", quick=True),
+    GroupedCase(8, 256, 56, 56, (3, 3), stride=2, groups=32, source="ResNeXt-50 32x4d stage 2"),
+    GroupedCase(8, 256, 28, 28, (3, 3), groups=32, source="ResNeXt-50 32x4d stage 2", quick=True),
+    GroupedCase(8, 512, 28, 28, (3, 3), stride=2, groups=32, source="ResNeXt-50 32x4d stage 3"),
+    GroupedCase(8, 512, 14, 14, (3, 3), groups=32, source="ResNeXt-50 32x4d stage 3", quick=True),
+    GroupedCase(8, 1024, 14, 14, (3, 3), stride=2, groups=32, source="ResNeXt-50 32x4d stage 4"),
+    GroupedCase(8, 1024, 7, 7, (3, 3), groups=32, source="ResNeXt-50 32x4d stage 4"),
+    GroupedCase(8, 256, 56, 56, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 1"),
+    GroupedCase(8, 512, 56, 56, (3, 3), stride=2, groups=32, source="ResNeXt-101 32x8d stage 2"),
+    GroupedCase(8, 512, 28, 28, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 2"),
+    GroupedCase(8, 1024, 14, 14, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 3"),
+    GroupedCase(8, 2048, 7, 7, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 4"),
+    # ShuffleNet's pointwise convolutions: to a quarter of the channels, shuffled, and back.
+    GroupedCase(8, 200, 28, 28, (1, 1), groups=2, outputs=50, shuffle=2, source="ShuffleNet g=2 stage 2"),
+    GroupedCase(8, 400, 14, 14, (1, 1), groups=2, outputs=100, shuffle=2, source="ShuffleNet g=2 stage 3"),
+    GroupedCase(8, 240, 28, 28, (1, 1), groups=3, outputs=60, shuffle=3, source="ShuffleNet g=3 stage 2", quick=True),
+    GroupedCase(8, 60, 28, 28, (1, 1), groups=3, outputs=240, source="ShuffleNet g=3 stage 2", quick=True),
+    GroupedCase(8, 480, 14, 14, (1, 1), groups=3, outputs=120, shuffle=3, source="ShuffleNet g=3 stage 3"),
+    GroupedCase(8, 120, 14, 14, (1, 1), groups=3, outputs=480, source="ShuffleNet g=3 stage 3"),
+    GroupedCase(8, 960, 7, 7, (1, 1), groups=3, outputs=240, shuffle=3, source="ShuffleNet g=3 stage 4"),
+    GroupedCase(8, 544, 14, 14, (1, 1), groups=4, outputs=136, shuffle=4, source="ShuffleNet g=4 stage 3"),
+    GroupedCase(8, 384, 28, 28, (1, 1), groups=8, outputs=96, shuffle=8, source="ShuffleNet g=8 stage 2"),
+    GroupedCase(8, 96, 28, 28, (1, 1), groups=8, outputs=384, source="ShuffleNet g=8 stage 2"),
+    GroupedCase(8, 768, 14, 14, (1, 1), groups=8, outputs=192, shuffle=8, source="ShuffleNet g=8 stage 3"),
+    # Wide groups.
+    GroupedCase(8, 128, 56, 56, (3, 3), groups=2, source="wide groups", quick=True),
+    GroupedCase(8, 64, 56, 56, (3, 3), groups=2, outputs=128, source="ResNeSt-50 stage 1"),
+    GroupedCase(8, 128, 28, 28, (3, 3), groups=2, outputs=256, source="ResNeSt-50 stage 2"),
+    GroupedCase(8, 256, 14, 14, (3, 3), groups=2, outputs=512, source="ResNeSt-50 stage 3"),
+    GroupedCase(8, 512, 7, 7, (3, 3), groups=2, outputs=1024, source="ResNeSt-50 stage 4"),
+    GroupedCase(1, 8, 8, 8, (3, 3), groups=2, source="cost of a call", quick=True, targeted=False, overhead=True),
+    # Features the rows above leave out.
+    GroupedCase(8, 128, 56, 56, (3, 3), groups=32, activation="relu", source="ResNeXt-50, fused", targeted=False),
+    GroupedCase(8, 240, 28, 28, (1, 1), groups=3, outputs=60, shuffle=3, activation="relu", source="ShuffleNet, fused",
+                targeted=False),
+    GroupedCase(8, 128, 28, 28, (5, 5), groups=32, source="5x5", targeted=False),
+    GroupedCase(8, 128, 28, 28, (3, 3), dilation=2, groups=32, source="DeepLab-like", targeted=False),
+    GroupedCase(1, 128, 56, 56, (3, 3), groups=32, source="one image", targeted=False),
+    GroupedCase(64, 256, 56, 56, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 1", cuda_only=True),
+    GroupedCase(64, 512, 28, 28, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 2", cuda_only=True),
+)  # fmt: skip

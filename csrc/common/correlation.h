@@ -1,4 +1,4 @@
-// How the CPU kernels see a convolution along one axis.
+// How the CPU kernels and the tiled CUDA kernels see a convolution along one axis.
 //
 // The forward pass and the input gradient are both *correlations* of one activation map (the source) that make another
 // (the destination): along each axis

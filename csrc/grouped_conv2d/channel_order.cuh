@@ -8,8 +8,10 @@ template <class index_t>
 struct ChannelOrder {
   index_t shuffle, each;  // `shuffle` groups of `each` channels
 
+  __device__ __forceinline__ ChannelOrder(index_t shuffle, index_t channels)
+      : shuffle(shuffle), each(channels / shuffle) {}
   __device__ __forceinline__ explicit ChannelOrder(const Params& p)
-      : shuffle(index_t(p.shuffle)), each(index_t(p.out_channels / p.shuffle)) {}
+      : ChannelOrder(index_t(p.shuffle), index_t(p.out_channels)) {}
   // Params::position, and its inverse.
   __device__ __forceinline__ index_t position(index_t channel) const {
     return shuffle == 1 ? channel : channel % each * shuffle + channel / each;

@@ -49,6 +49,8 @@ __global__ void __launch_bounds__(kGenericThreads) grouped_conv2d_forward_kernel
 }
 
 cudaError_t launch_forward(const Params& params, const Plan& plan, cudaStream_t stream) {
+  if (plan.kernel == KernelKind::tensor_core) return launch_correlate_tensor_core(params.dtype, plan, stream);
+  if (plan.kernel == KernelKind::ffma) return launch_correlate_ffma(plan, stream);
   return with_element_type(params.dtype, [&](auto zero) {
     using scalar_t = decltype(zero);
     auto* kernel = plan.index_bits == 64 ? grouped_conv2d_forward_kernel<scalar_t, int64_t>

@@ -11,4 +11,10 @@ cudaError_t launch_forward(const Params& params, const Plan& plan, cudaStream_t 
 cudaError_t launch_input_grad(const Params& params, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream);
 
+// The tiled kernels, each called by its direction's function; the first two compute forward and input gradient.
+cudaError_t launch_correlate_tensor_core(ElementType dtype, const Plan& plan, cudaStream_t stream);
+cudaError_t launch_correlate_ffma(const Plan& plan, cudaStream_t stream);
+cudaError_t launch_weight_grad_tensor_core(ElementType dtype, const Plan& plan, void* workspace, cudaStream_t stream);
+cudaError_t launch_weight_grad_ffma(const Plan& plan, void* workspace, cudaStream_t stream);
+
 }  // namespace fastconv::grouped_conv2d

@@ -81,7 +81,10 @@ cudaError_t launch_generic(const Params& params, const Plan& plan, void* workspa
 }  // namespace
 
 cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream) {
-  const cudaError_t error = launch_generic(params, plan, workspace, stream);
+  const cudaError_t error = plan.kernel == KernelKind::tensor_core
+                                ? launch_weight_grad_tensor_core(params.dtype, plan, workspace, stream)
+                            : plan.kernel == KernelKind::ffma ? launch_weight_grad_ffma(plan, workspace, stream)
+                                                              : launch_generic(params, plan, workspace, stream);
   if (error != cudaSuccess) return error;
   const int64_t count = params.out_channels * params.group_channels() * params.kernel_h * params.kernel_w;
   return launch_add_partial_sums(params.dtype, workspace, params.weight, count, plan.splits, stream);

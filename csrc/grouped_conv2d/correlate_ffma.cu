@@ -1,0 +1,100 @@
+// grouped_conv2d, forward and input gradient in float32: register tiles of pixels by output channels from tiles in
+// shared memory.
+//
+// Must move each input and output element once and do group_channels * kernel_h * kernel_w multiply-adds an output. For
+// 3x3 kernels that is bound by DRAM up to 8 channels a group, and by FFMA above. A thread makes 4 pixels x 8
+// channels, 2 x 8 of small maps, or 8 x 4: each 16 bytes of the tile that it reads serve 32 or 16 multiply-adds, and
+// the weights are the same for all of a warp.
+#include "grouped_conv2d/correlate.cuh"
+#include "grouped_conv2d/grouped_conv2d_launch.h"
+
+namespace fastconv::grouped_conv2d {
+
+template <int kChannels, int kPixels>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    grouped_conv2d_correlate_ffma_kernel(const Correlation c, const GroupTile tile) {
+  DYN_SMEM(unsigned char, smem);
+  float* const weights = reinterpret_cast<float*>(smem + tile.weight_offset);
+  unsigned char* const output = smem + tile.output_offset;
+  int* const entries = reinterpret_cast<int*>(smem + tile.entry_offset);
+  int* const pixels = reinterpret_cast<int*>(smem + tile.pixel_offset);
+  int* const slot_offsets = reinterpret_cast<int*>(smem + tile.slot_offset);
+  const TileBlock block = tile_block(c, tile);
+  if (block.y.count <= 0 || block.x.count <= 0) return;
+
+  if (tile.source.load_bytes == 0) {
+    const ChannelOrder<int> order(c.source_shuffle, c.groups * c.source_channels);
+    set_slot_offsets(slot_offsets, tile.source, c.source, block.first_group, block.groups, order);
+    __syncthreads();
+  }
+  stage_map(smem, tile.source, c.source, static_cast<const float*>(c.source.data) + block.image * c.source.stride_n,
+            block.first_group, block.groups, block.y.source, block.x.source, c.y.source_size, c.x.source_size,
+            slot_offsets);
+  set_tables<4, 4>(entries, pixels, c, tile, block);
+  const int terms = block.y.taps * block.x.taps * tile.source.slots;
+  for_each_weight<float>(c, tile, block, [&](int group, int channel, int k, float weight) {
+    weights[(group * terms + k) * tile.out_slots + channel] = weight;
+  });
+  wait_for_async_copies();
+  __syncthreads();
+
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int pixel_blocks = tile.pixel_slots / (32 * kPixels), channel_blocks = tile.out_slots / kChannels;
+  const int items = block.groups * channel_blocks * pixel_blocks;
+  for (int item = warp; item < items; item += warps) {
+    const int pixel_block = item % pixel_blocks, rest = item / pixel_blocks;
+    const int first_channel = rest % channel_blocks * kChannels, group = rest / channel_blocks;
+    const int first_pixel = pixel_block * 32 * kPixels + lane;
+    const unsigned char* addresses[kPixels];
+    UNROLL for (int p = 0; p < kPixels; ++p) addresses[p] =
+        smem + (group * tile.source.slots * 4 + pixels[first_pixel + p * 32]);
+
+    float sums[kPixels * kChannels];
+    UNROLL for (int o = 0; o < kChannels; ++o) {
+      const int channel = first_channel + o;
+      const float bias = c.bias && channel < c.channels
+                             ? static_cast<const float*>(c.bias)[(block.first_group + group) * c.channels + channel]
+                             : 0.f;
+      UNROLL for (int p = 0; p < kPixels; ++p) sums[p * kChannels + o] = bias;
+    }
+    const float* weight = weights + group * terms * tile.out_slots + first_channel;
+    for (int entry = 0; entry < terms / 4; ++entry) {
+      const int offset = entries[entry];
+      float in[kPixels][4];
+      UNROLL for (int p = 0; p < kPixels; ++p) load_vec(reinterpret_cast<const float*>(addresses[p] + offset), in[p]);
+      UNROLL for (int i = 0; i < 4; ++i, weight += tile.out_slots) {
+        UNROLL for (int q = 0; q < kChannels / 4; ++q) {
+          float w[4];
+          load_vec(weight + q * 4, w);
+          UNROLL for (int p = 0; p < kPixels; ++p) UNROLL for (int o = 0; o < 4; ++o) sums[p * kChannels + q * 4 + o] +=
+              in[p][i] * w[o];
+        }
+      }
+    }
+    activate(sums, c.activation);
+    UNROLL for (int p = 0; p < kPixels; ++p) {
+      float* target = reinterpret_cast<float*>(output + (first_pixel + p * 32) * tile.output_pitch) +
+                      (group * c.channels + first_channel);
+      UNROLL for (int q = 0; q < kChannels / 4; ++q) {
+        float quad[4];
+        UNROLL for (int o = 0; o < 4; ++o) quad[o] = sums[p * kChannels + q * 4 + o];
+        if (c.channels % 4 == 0 && tile.output_pitch % 16 == 0) {
+          if (first_channel + q * 4 < c.channels) store_vec(target + q * 4, quad);
+        } else {
+          UNROLL for (int o = 0; o < 4; ++o) if (first_channel + q * 4 + o < c.channels) target[q * 4 + o] = quad[o];
+        }
+      }
+    }
+  }
+  __syncthreads();
+  store_tile<float>(output, c, tile, block);
+}
+
+cudaError_t launch_correlate_ffma(const Plan& plan, cudaStream_t stream) {
+  auto* kernel = plan.tile.out_chunk == 4      ? grouped_conv2d_correlate_ffma_kernel<4, 8>
+                 : plan.tile.pixel_block == 64 ? grouped_conv2d_correlate_ffma_kernel<8, 2>
+                                               : grouped_conv2d_correlate_ffma_kernel<8, 4>;
+  return launch(kernel, dim3(plan.grid), dim3(plan.block), plan.smem_bytes, stream, plan.correlation, plan.tile);
+}
+
+}  // namespace fastconv::grouped_conv2d

@@ -24,7 +24,6 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const WeightGradBlock block = weight_grad_block(c, tile);
   const int super = tile.paired ? 2 : 1;  // groups that are one
   const int tap_units = super * tile.input.slots / 8, entry_count = c.kernel_taps * tap_units;
-  const int chunk_count = super * tile.grad.slots / 8;
   set_up(memory, c, tile, block, tap_units, 16);
   __syncthreads();
 
@@ -40,6 +39,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     const int entry = (first_step + s) * 2 + lane / 8 % 2;
     entries[s] = entry < entry_count ? memory.entries[entry] + group * tile.input.slots * kSize : -1;
   }
+  const int chunk_count = (min(super, block.groups - group) * tile.grad.slots + 7) / 8;  // the last group may be alone
   const int chunk = first_chunk + (kChunks == 1 ? 0 : lane / 16);
   const int grad_entry = chunk < chunk_count ? group * tile.grad.slots * kSize + chunk * 16 : -1;
   for (int item = block.split; item < tile.items; item += tile.splits) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import fastconv
 import torch
@@ -10,9 +10,11 @@ import torch
 from . import build
 
 
-def load(mode: str, names: Iterable[str] = fastconv._load.OPERATORS) -> None:
+def load(mode: str, names: Collection[str] = fastconv._load.OPERATORS) -> None:
     """Registers the CUDA kernels of operators for CPU tensors, for the rest of this process."""
     csrc = build.REPOSITORY / "csrc"
+    if "grouped_conv2d" in names:
+        names = {"depthwise_conv2d": None, **dict.fromkeys(names)}  # whose kernels serve groups of one channel
     emulated = [name for name in names if (csrc / name / f"{name}_cuda.cpp").exists()]
     folders = [csrc / name for name in emulated]
     # The schemas stay those of `_C`; torch says once on stderr that a later registration takes over the dispatch key.

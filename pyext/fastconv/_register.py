@@ -53,31 +53,38 @@ def move_batch_dim(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
 
 
 def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callable[..., None], vmap: Any) -> Any:
-    """`op` for callers that torch.func may be transforming (grad, vmap of grad, jacrev, hessian).
+    """`op`, or a function that calls one, for callers that want derivatives or that torch.func transforms.
 
-    Derivatives of `torch.library.register_autograd` refuse torch.func's transforms; those of an autograd.Function with
-    the same rules do not. `op` is called with all of its arguments.
+    Derivatives of `torch.library.register_autograd` refuse torch.func's transforms (grad, vmap of grad, jacrev); those
+    of an autograd.Function with the same rules do not. Nor do they cost as much: a call that needs gradients takes half
+    the time. `op` is called with all of its arguments.
     """
-    rules = {"forward": op.default, "setup_context": setup_context, "backward": backward, "vmap": vmap}
-    function: Any = type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
-    return untransformed(op, function.apply)
+    function = getattr(op, "default", op)
 
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = function(*args)
+        setup_context(ctx, args, output)
+        return output
 
-def untransformed(op: Any, transformed: Callable[..., Any]) -> Any:
-    """`op`, but `transformed` with the same arguments where torch.func is transforming the caller."""
-    overload = op.default
+    def autograd_function(**rules: Any) -> Any:
+        return type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
+
+    # A Function that torch.func can transform takes its time to call.
+    transformed = autograd_function(forward=function, setup_context=setup_context, backward=backward, vmap=vmap)
+    differentiated = autograd_function(forward=forward, backward=backward)
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return op(*args)
         if not torch._C._are_functorch_transforms_active():
             if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-                return overload(*args)
+                return differentiated.apply(*args)
             with torch._C._AutoDispatchBelowAutograd():  # register_autograd's rule does the same, in 4 us more
-                return overload(*args)
+                return function(*args)
         # In a rule that the dispatcher called, the transform is already being carried out.
         if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode):
             return op(*args)
-        return transformed(*args)
+        return transformed.apply(*args)
 
     return call

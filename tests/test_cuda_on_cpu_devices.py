@@ -10,10 +10,10 @@ import pytest
 from conftest import EMULATED
 from cuda_on_cpu import build
 
-FILES = ["test_depthwise_conv2d.py", "test_grouped_conv2d.py"]
+FILES = ["test_depthwise_conv2d.py", "test_grouped_conv2d.py", "test_channel_shuffle.py"]
 # Every kernel runs in mode fast. The modes that see every access to memory are slow: they run those for float32 and
 # bfloat16, in both memory formats.
-CHECKED = ["-m", "core", "-k", "test_against_reference and not float64 and not -float16 and not slice"]
+CHECKED = ["-m", "core", "-k", "against_reference and (float32 or bfloat16) and not slice"]
 SELECTION = {
     "cuda_on_cpu": ["-m", "core", "-k", "not test_drawn_calls"],
     "cuda_on_cpu_check": CHECKED,

@@ -22,11 +22,11 @@ void check_cuda(const char* op, cudaError_t error) {
   FASTCONV_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 
-MemoryRange memory_range(const FeatureMap& map, const int64_t (&sizes)[4], ElementType dtype, const char* name) {
+MemoryRange memory_range(const FeatureMap& map, const int64_t (&sizes)[4], int64_t element_bytes, const char* name) {
   if (!map.data) return {nullptr, 0, name};
   const int64_t last = (sizes[0] - 1) * map.stride_n + (sizes[1] - 1) * map.stride_c + (sizes[2] - 1) * map.stride_h +
                        (sizes[3] - 1) * map.stride_w;
-  return {map.data, (last + 1) * element_size(dtype), name};
+  return {map.data, (last + 1) * element_bytes, name};
 }
 
 static DeviceFacts ask_device(int device_index) {
@@ -51,7 +51,7 @@ DeviceFacts device_facts(int device_index) { return ask_device(device_index); }
 
 Tensor workspace(int64_t bytes, int) { return torch::stable::empty({bytes}, ScalarType::Byte); }
 
-NoteMemory::NoteMemory(std::initializer_list<MemoryRange> ranges) {
+NoteMemory::NoteMemory(const std::vector<MemoryRange>& ranges) {
   for (const MemoryRange& range : ranges) {
     if (!range.begin || std::count(noted_.begin(), noted_.end(), range.begin)) continue;
     cuda_on_cpu_register_memory(range.begin, size_t(range.bytes), range.name);

@@ -45,14 +45,18 @@ struct MemoryRange {
   const char* name;
 };
 // The elements that a feature map of these sizes spans, gaps between its rows included.
-MemoryRange memory_range(const FeatureMap& map, const int64_t (&sizes)[4], ElementType dtype, const char* name);
+MemoryRange memory_range(const FeatureMap& map, const int64_t (&sizes)[4], int64_t element_bytes, const char* name);
+inline MemoryRange memory_range(const FeatureMap& map, const int64_t (&sizes)[4], ElementType dtype, const char* name) {
+  return memory_range(map, sizes, element_size(dtype), name);
+}
 
 // Tells the emulator, while in scope, which memory kernels may touch, so that any other access is an error. Nothing on
 // a GPU.
 class NoteMemory {
  public:
 #ifdef CUDA_ON_CPU
-  NoteMemory(std::initializer_list<MemoryRange> ranges);
+  NoteMemory(std::initializer_list<MemoryRange> ranges) : NoteMemory(std::vector<MemoryRange>(ranges)) {}
+  explicit NoteMemory(const std::vector<MemoryRange>& ranges);
   ~NoteMemory();
   NoteMemory(const NoteMemory&) = delete;
 
@@ -60,6 +64,7 @@ class NoteMemory {
   std::vector<const void*> noted_;
 #else
   NoteMemory(std::initializer_list<MemoryRange>) {}
+  explicit NoteMemory(const std::vector<MemoryRange>&) {}
 #endif
 };
 

@@ -20,6 +20,7 @@ def _is_older(package: str, major: int, minor: int) -> bool:
     _is_older("triton", 3, 7) and not _is_older("numpy", 2, 4),
     reason="the interpreter of Triton before 3.7 cannot run `for _ in range(tensor)` with numpy 2.4 or later",
 )
-def test_triton_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("file", ["triton_interpreter_cases.py", "triton_interpreter_channel_shuffle.py"])
+def test_triton_kernels_in_the_interpreter(file: str) -> None:
     # Triton reads TRITON_INTERPRET when a kernel is decorated, so the process is the unit.
-    run_cases("triton_interpreter_cases.py", {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})
+    run_cases(file, {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})

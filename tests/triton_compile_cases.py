@@ -15,6 +15,7 @@ import pytest
 import torch
 import triton
 from fastconv.ops.depthwise_conv2d import Geometry
+from fastconv.triton_kernels import channel_shuffle as shuffle_kernels
 from fastconv.triton_kernels import depthwise_conv2d as kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -23,6 +24,7 @@ SM80, SM90, SM100 = (GPUTarget("cuda", arch, 32) for arch in (80, 90, 100))
 MI300 = GPUTarget("hip", "gfx942", 64)
 TARGETS = [SM80, SM90, SM100, MI300]
 DTYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
+DTYPE_NAMES |= {torch.int8: "i8", torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
 
 
 def target_name(target: GPUTarget) -> str:
@@ -216,3 +218,25 @@ def test_default_plans_do_not_spill(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         assert_no_spills(compile_call(call, SM90, monkeypatch)[0], tmp_path)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=target_name)
+@pytest.mark.parametrize("split", [False, True], ids=["gather", "split"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("channels", [(240,), (96, 64, 32)], ids=str)
+def test_shuffles(
+    channels: tuple[int, ...], channels_last: bool, split: bool, target: GPUTarget, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    launches: list[tuple[Any, tuple, dict]] = []
+    recorder = Recorder(shuffle_kernels._channel_shuffle_kernel, launches)
+    monkeypatch.setattr(shuffle_kernels, "_channel_shuffle_kernel", recorder)
+    call = Call("shuffle", BF16, channels_last)
+    parts = [shuffle_kernels.Part(make_map((8, c, 56, 56), call), sum(channels[:i])) for i, c in enumerate(channels)]
+    shuffle_kernels._launch(make_map((8, sum(channels), 56, 56), call), parts, 3, split)
+    [kernel] = [compile_launch(*launch, target) for launch in launches]
+    assert kernel.metadata.shared <= 48 * 1024
+    if target == SM90:
+        assert_no_spills(kernel, tmp_path)
+        stores = set(re.findall(r"\bst\.global\.((?:v\d\.)?[bu]\d+)", kernel.asm["ptx"]))
+        assert stores == {"v4.b32"}  # 16 bytes

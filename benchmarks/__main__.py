@@ -18,7 +18,7 @@ import re
 import sys
 from pathlib import Path
 
-OPERATORS = ("depthwise_conv2d", "grouped_conv2d")
+OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "channel_shuffle")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -200,3 +200,50 @@ GROUPED_CONV2D = (
     GroupedCase(64, 256, 56, 56, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 1", cuda_only=True),
     GroupedCase(64, 512, 28, 28, (3, 3), groups=32, source="ResNeXt-101 32x8d stage 2", cuda_only=True),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShuffleCase:
+    """Parts of these channels, concatenated and shuffled; one part is a channel shuffle."""
+
+    batch: int
+    channels: tuple[int, ...]
+    height: int
+    width: int
+    groups: int
+    source: str = ""
+    chunked: bool = False  # the first part is the first channels of a larger tensor
+    quick: bool = False
+    overhead: bool = False  # small enough that the cost of a call is what is measured
+
+    @property
+    def all_channels(self) -> int:
+        return sum(self.channels)
+
+    @property
+    def name(self) -> str:
+        channels = "+".join(map(str, self.channels))
+        text = f"{self.batch}x{channels}x{self.height}x{self.width} g{self.groups}"
+        return text + (" chunked" if self.chunked else "") + (" (one call)" if self.overhead else "")
+
+
+CHANNEL_SHUFFLE = (
+    ShuffleCase(8, (240,), 56, 56, 3, source="ShuffleNet V1-like", quick=True),
+    # V1 shuffles what its bottlenecks hold, a quarter of the channels of its stages.
+    ShuffleCase(8, (50,), 28, 28, 2, source="ShuffleNet V1 g2, stage 2"),
+    ShuffleCase(8, (60,), 28, 28, 3, source="ShuffleNet V1 g3, stage 2"),
+    ShuffleCase(8, (120,), 14, 14, 3, source="ShuffleNet V1 g3, stage 3"),
+    ShuffleCase(8, (240,), 7, 7, 3, source="ShuffleNet V1 g3, stage 4"),
+    ShuffleCase(8, (68,), 28, 28, 4, source="ShuffleNet V1 g4, stage 2"),
+    ShuffleCase(8, (96,), 28, 28, 8, source="ShuffleNet V1 g8, stage 2"),
+    ShuffleCase(8, (384,), 7, 7, 8, source="ShuffleNet V1 g8, stage 4"),
+    ShuffleCase(8, (480,), 28, 28, 3, source="wide ShuffleNet V1"),
+    # V2 passes half of its channels on, the other half through convolutions.
+    ShuffleCase(8, (58, 58), 28, 28, 2, source="ShuffleNet V2 1x, stage 2", chunked=True, quick=True),
+    ShuffleCase(8, (116, 116), 14, 14, 2, source="ShuffleNet V2 1x, stage 3", chunked=True),
+    ShuffleCase(8, (232, 232), 7, 7, 2, source="ShuffleNet V2 1x, stage 4", chunked=True),
+    ShuffleCase(8, (122, 122), 28, 28, 2, source="ShuffleNet V2 2x, stage 2", chunked=True),
+    ShuffleCase(8, (58, 58), 28, 28, 2, source="ShuffleNet V2 1x, first unit of stage 2"),
+    ShuffleCase(8, (96, 48, 48), 28, 28, 4, source="three inputs"),
+    ShuffleCase(1, (8,), 8, 8, 2, source="cost of a call", quick=True, overhead=True),
+)

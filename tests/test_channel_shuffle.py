@@ -171,7 +171,7 @@ def test_gradients_are_those_of_torch(device: Device, case: Case, layout: str) -
 def test_gradients_of_what_is_asked_for(device: Device, needed: tuple[bool, ...], layout: str) -> None:
     inputs = [x.requires_grad_(n) for x, n in zip(parts(Case((4, 6, 2), 3), torch.float32, layout), needed)]
     inputs = [x.detach().to(device.type).requires_grad_(n) for x, n in zip(inputs, needed)]
-    output = fastconv.concat_shuffle(inputs, 3)
+    output = fastconv.concat_shuffle(tuple(inputs), 3)
     assert output.requires_grad == any(needed)
     if not any(needed):
         return

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, suggest_memory_format, untransformed
+from .._register import move_batch_dim, suggest_memory_format, transformable
 from .channel_shuffle import channel_shuffle, check_groups, check_rank
 
 _op = torch.ops.fastconv.concat_shuffle
@@ -43,7 +43,7 @@ def concat_shuffle(inputs: Sequence[Tensor], groups: int) -> Tensor:
     if any(x.dtype != inputs[0].dtype for x in inputs):
         dtype = functools.reduce(torch.promote_types, [x.dtype for x in inputs])
         inputs = [x.to(dtype) for x in inputs]
-    return _concat(inputs, groups)
+    return _concat(groups, *inputs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +117,8 @@ def _(grad_output, channels, groups, needed):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Autograd. The operator and its gradient are each other's derivatives.
+# Autograd. The operator and its gradient are each other's derivatives. What is registered for the operators takes and
+# gives lists of tensors; an autograd.Function sees no tensor in a list, so there they are arguments.
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -125,70 +126,85 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.channels = [x.shape[1] for x in tensors]
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    needed = [i for i, need in enumerate(ctx.needs_input_grad[0]) if need]
-    grads: list[Tensor | None] = [None] * len(ctx.channels)
-    for i, x in zip(needed, _input_grads(grad, ctx.channels, ctx.groups, needed)):
+def _gradients(ctx: Any, grad: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    needed = [i for i, need in enumerate(needs) if need]
+    grads: list[Tensor | None] = [None] * len(needs)
+    for i, x in zip(needed, _input_grad(grad, ctx.channels, ctx.groups, needed)):
         grads[i] = x
-    return grads, None
+    return grads
 
 
-def _input_grads(grad: Tensor, channels: Sequence[int], groups: int, needed: Sequence[int]) -> Sequence[Tensor]:
-    if torch._C._functorch.is_legacy_batchedtensor(grad):  # is_grads_batched, for which lists can have no rule
-        parts = channel_shuffle(grad, max(sum(channels) // groups, 1)).split(channels, 1)
-        return [parts[i] for i in needed]
-    return _input_grad_op(grad, channels, groups, needed)
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    return _gradients(ctx, grad, ctx.needs_input_grad[0]), None
 
 
 torch.library.register_autograd("fastconv::concat_shuffle", _backward, setup_context=_setup_context)
 
 
-def _input_grad_setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+def _input_grad_setup_context(ctx: Any, inputs: tuple, output: Sequence[Tensor]) -> None:
     _, ctx.channels, ctx.groups, ctx.needed = inputs
 
 
-def _input_grad_backward(ctx: Any, grads: list[Tensor]) -> tuple:
+def _input_grad_backward(ctx: Any, *grads: Tensor) -> tuple:
     given = dict(zip(ctx.needed, grads))
+    front = grads[0]
     parts = [
-        given[i] if i in given else grads[0].new_zeros([grads[0].shape[0], count, *grads[0].shape[2:]])
+        given[i] if i in given else front.new_zeros([front.shape[0], count, *front.shape[2:]])
         for i, count in enumerate(ctx.channels)
     ]
-    return _op(parts, ctx.groups), None, None, None
+    return _concat(ctx.groups, *parts), None, None, None
 
 
 torch.library.register_autograd(
-    "fastconv::_concat_shuffle_input_grad", _input_grad_backward, setup_context=_input_grad_setup_context
+    "fastconv::_concat_shuffle_input_grad",
+    lambda ctx, grads: _input_grad_backward(ctx, *grads),
+    setup_context=_input_grad_setup_context,
 )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# vmap: examples are more batch. An autograd.Function, which torch.func's gradients need, sees no tensor in a list:
-# under them, concatenation and shuffle are two passes.
+# vmap: examples are more batch.
 
 
 def _vmap(info: Any, in_dims: tuple, inputs: Sequence[Tensor], groups: int) -> tuple[Tensor, int]:
     folded = [move_batch_dim(x, dim, info.batch_size, to=0).flatten(0, 1) for x, dim in zip(inputs, in_dims[0])]
-    return _op(folded, groups).unflatten(0, (info.batch_size, -1)), 0
+    return _concat(groups, *folded).unflatten(0, (info.batch_size, -1)), 0
 
 
 def _input_grad_vmap(  # type: ignore[no-untyped-def]
     info, in_dims, grad_output, channels, groups, needed
-) -> tuple[list[Tensor], list[int]]:
+) -> tuple[Sequence[Tensor], Sequence[int]]:
     grad_output = grad_output.movedim(in_dims[0], 0)
-    grads = _input_grad_op(grad_output.flatten(0, 1), channels, groups, needed)
-    return [grad.unflatten(0, grad_output.shape[:2]) for grad in grads], [0] * len(grads)
+    grads = _input_grad(grad_output.flatten(0, 1), channels, groups, needed)
+    return tuple(grad.unflatten(0, grad_output.shape[:2]) for grad in grads), (0,) * len(grads)
 
 
 torch.library.register_vmap("fastconv::concat_shuffle", _vmap)
-torch.library.register_vmap("fastconv::_concat_shuffle_input_grad", _input_grad_vmap)
+torch.library.register_vmap(
+    "fastconv::_concat_shuffle_input_grad", lambda *args: tuple(map(list, _input_grad_vmap(*args)))
+)
+
+# The operators, for this page's own calls.
 
 
-def _in_two_passes(inputs: Sequence[Tensor], groups: int) -> Tensor:
-    check_inputs("concat_shuffle", inputs, groups)
-    return channel_shuffle(torch.cat(tuple(inputs), 1), groups)
+def _concat_op(groups: int, *inputs: Tensor) -> Tensor:
+    return _op(inputs, groups)
 
 
-_concat = untransformed(_op, _in_two_passes)
+def _input_grad_tuple(grad: Tensor, channels: Sequence[int], groups: int, needed: Sequence[int]) -> tuple[Tensor, ...]:
+    if torch._C._functorch.is_legacy_batchedtensor(grad):  # is_grads_batched, for which lists can have no rule
+        parts = channel_shuffle(grad, max(sum(channels) // groups, 1)).split(channels, 1)
+        return tuple(parts[i] for i in needed)
+    return tuple(_input_grad_op(grad, channels, groups, needed))
+
+
+_concat = transformable(
+    _concat_op,
+    lambda ctx, grad: (None, *_gradients(ctx, grad, ctx.needs_input_grad[1:])),
+    lambda ctx, inputs, output: _setup_context(ctx, (inputs[1:], inputs[0]), output),
+    lambda info, in_dims, groups, *inputs: _vmap(info, (in_dims[1:], None), inputs, groups),
+)
+_input_grad = transformable(_input_grad_tuple, _input_grad_backward, _input_grad_setup_context, _input_grad_vmap)
 
 
 @register_flop_formula([_op, _input_grad_op])

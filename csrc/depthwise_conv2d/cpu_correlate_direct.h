@@ -3,17 +3,20 @@
 // map.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 
-template <class scalar_t>
-inline bool is_direct(const Correlation& c) {
-  using acc_t = acc_type<scalar_t>;
-  if (c.params->layout != Layout::channels_last || c.sources != 1 || c.repeat != 1 || c.channels < kLanes<acc_t> ||
-      c.params->kernel_h > 7 || c.params->kernel_w > 7)
-    return false;
+template <class acc_t>
+inline bool fits_direct(const Correlation& c) {
+  if (c.sources != 1 || c.repeat != 1 || c.params->kernel_h > 7 || c.params->kernel_w > 7) return false;
   for (const Phase& py : c.y.phases)
     for (const Phase& px : c.x.phases)
       if (py.taps * px.taps > 0 && choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4, true) == Walk::plain)
         return false;
   return true;
+}
+
+template <class scalar_t>
+inline bool is_direct(const Correlation& c) {
+  using acc_t = acc_type<scalar_t>;
+  return c.params->layout == Layout::channels_last && c.channels >= kLanes<acc_t> && fits_direct<acc_t>(c);
 }
 
 // The first channel of a block. The last block starts early where it would lack channels: some are computed twice.
@@ -91,6 +94,33 @@ FASTCONV_INLINE void compute_direct(const Correlation& c, const DirectTile<scala
   }
 }
 
+inline void fill_direct_tap_columns(const Correlation& c, int64_t* tap_columns) {
+  for (int64_t q = 0; q < c.params->kernel_w; ++q) tap_columns[q] = q * c.x.dilation * c.source.stride_w;
+}
+
+// Destination rows (of each phase) from row0 on, below `last`: kLanesRows for each residue modulo the dilation.
+template <class scalar_t>
+void correlate_rows(const Correlation& c, int64_t row0, int64_t last, const scalar_t* image, scalar_t* out_image,
+                    const acc_type<scalar_t>* weights, const int64_t* tap_columns, acc_type<scalar_t>* sums) {
+  using acc_t = acc_type<scalar_t>;
+  for (int64_t row = row0; row < row0 + c.y.dilation && row < last; ++row)
+    for (int64_t first_column = 0; first_column < c.x.dilation; ++first_column) {
+      int64_t width;
+      for (int64_t column = first_column; column < c.x.count; column += width * c.x.dilation) {
+        const acc_t* phase_weights = weights;
+        const int64_t columns = (c.x.count - column + c.x.dilation - 1) / c.x.dilation;
+        for (const Phase& py : c.y.phases)
+          for (const Phase& px : c.x.phases) {
+            const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4, true);
+            const TileFunction<scalar_t> run = lanes_tile<scalar_t>(walk, columns, &width);
+            compute_direct<scalar_t>(c, {py, px, phase_weights, row, last, column, c.x.count, width, run}, image,
+                                     out_image, tap_columns, sums);
+            phase_weights += py.taps * px.taps * kLanes<acc_t>;
+          }
+      }
+    }
+}
+
 template <class scalar_t>
 void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
@@ -110,7 +140,7 @@ void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_
   cut(thread_scratch(cut(nullptr)));
   for (int64_t block = 0; block < blocks; ++block)
     pack_weights<scalar_t, acc_t, true>(c, first_channel<acc_t>(block, c.channels), weights + block * taps * L);
-  for (int64_t q = 0; q < p.kernel_w; ++q) tap_columns[q] = q * c.x.dilation * c.source.stride_w;
+  fill_direct_tap_columns(c, tap_columns);
 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / strips, first = item % strips * strip;
@@ -118,22 +148,7 @@ void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_
     const scalar_t* image = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n;
     scalar_t* out_image = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n;
     for (int64_t row0 = first; row0 < last; row0 += group)
-      for (int64_t row = row0; row < row0 + c.y.dilation && row < last; ++row)
-        for (int64_t first_column = 0; first_column < c.x.dilation; ++first_column) {
-          int64_t width;
-          for (int64_t column = first_column; column < c.x.count; column += width * c.x.dilation) {
-            const acc_t* phase_weights = weights;
-            const int64_t columns = (c.x.count - column + c.x.dilation - 1) / c.x.dilation;
-            for (const Phase& py : c.y.phases)
-              for (const Phase& px : c.x.phases) {
-                const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4, true);
-                const TileFunction<scalar_t> run = lanes_tile<scalar_t>(walk, columns, &width);
-                compute_direct<scalar_t>(c, {py, px, phase_weights, row, last, column, c.x.count, width, run}, image,
-                                         out_image, tap_columns, sums);
-                phase_weights += py.taps * px.taps * L;
-              }
-          }
-        }
+      correlate_rows<scalar_t>(c, row0, last, image, out_image, weights, tap_columns, sums);
   }
 }
 

@@ -1,11 +1,13 @@
 // The CPU kernels of depthwise_conv2d, compiled once per instruction set (common/isa.h).
 //
-// A worker packs the rows that it needs, converted to float and zero-padded, into a scratch buffer that stays in its
-// caches, and computes register tiles from there: no tap is tested against a border, 16-bit elements are converted
-// once, and one tile kernel serves every dtype, stride and padding. Small kernels in channels_last need no packing:
-// there the tiles read the tensor itself.
-//   nchw:          the lanes of a vector are neighbouring columns of one channel; a kernel tap is broadcast.
-//   channels_last: the lanes are neighbouring channels of one pixel; a kernel tap is a vector.
+// Small kernels in channels_last: the lanes of a vector are neighbouring channels of one pixel, and a kernel tap is a
+// vector. Tiles read the tensor itself and leave out what lies beyond the map. In nchw it is the same, once a vector of
+// channels has been transposed into scratch, where rows are narrow, strided or dilated.
+//
+// The others: a worker packs the rows that it needs, converted to float and zero-padded, into a scratch buffer that
+// stays in its caches, and computes register tiles from there: no tap is tested against a border, 16-bit elements are
+// converted once, and one tile kernel serves every dtype, stride and padding. In nchw the lanes are then neighbouring
+// columns of one channel, and a tap is broadcast.
 //
 // Limits: a k x k convolution moves its input and output once (8 bytes an output in f32) and does k^2 multiply-adds an
 // output: memory is the limit up to about k5, arithmetic above.
@@ -22,6 +24,7 @@
 #include "depthwise_conv2d/cpu_correlate_nchw.h"
 #include "depthwise_conv2d/cpu_correlate_packed.h"
 #include "depthwise_conv2d/cpu_correlate_direct.h"
+#include "depthwise_conv2d/cpu_correlate_transposed.h"
 #include "depthwise_conv2d/cpu_weight_grad.h"
 #include "depthwise_conv2d/cpu_weight_grad_direct.h"
 // clang-format on
@@ -38,12 +41,13 @@ template <class scalar_t>
 inline Split split_of(const Correlation& c, int64_t threads) {
   using acc_t = acc_type<scalar_t>;
   if (is_direct<scalar_t>(c)) return {16, c.params->batch * ((c.y.count + 15) / 16)};
-  const bool nchw = c.params->layout == Layout::nchw;
+  const bool nchw = c.params->layout == Layout::nchw, transposed = is_transposed<scalar_t>(c);
   const ImagesInRow<acc_t> in_row(c.x, c.params->batch);
-  const int64_t units = nchw ? (c.params->batch + in_row.images - 1) / in_row.images * c.channels
-                             : c.params->batch * block_groups<scalar_t>(c.channels);
-  const int64_t row_elements = nchw ? nchw_row_format<acc_t>(c.x, in_row.columns).pitch
-                                    : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
+  const int64_t units = transposed ? c.params->batch * ((c.channels + kLanes<acc_t> - 1) / kLanes<acc_t>)
+                        : nchw     ? (c.params->batch + in_row.images - 1) / in_row.images * c.channels
+                                   : c.params->batch * block_groups<scalar_t>(c.channels);
+  const int64_t row_elements = nchw && !transposed ? nchw_row_format<acc_t>(c.x, in_row.columns).pitch
+                                                   : ((c.x.count - 1) * c.x.stride + c.x.span) * kLanes<acc_t>;
   // Few units: cut them, so that every thread gets about four items.
   const int64_t strips = threads == 1 ? 1 : (4 * threads + units - 1) / units;
   int64_t rows = (c.y.count + strips - 1) / strips;
@@ -66,6 +70,9 @@ inline Split split(const Correlation& c, int64_t threads) {
 
 template <class scalar_t>
 inline void correlate_range(const Correlation& c, int64_t strip, int64_t begin, int64_t end) {
+  if constexpr (sizeof(scalar_t) <= 4) {
+    if (is_transposed<scalar_t>(c)) return correlate_transposed<scalar_t>(c, strip, begin, end);
+  }
   if (c.params->layout == Layout::nchw) return correlate_nchw<scalar_t>(c, strip, begin, end);
   if (is_direct<scalar_t>(c)) return correlate_direct<scalar_t>(c, strip, begin, end);
   correlate_lanes<scalar_t>(c, strip, begin, end);

@@ -1,13 +1,15 @@
-"""The Triton kernels compile for NVIDIA and AMD GPUs, and well, without a GPU: see triton_compile_cases.py."""
+"""The Triton kernels compile for NVIDIA and AMD GPUs, and well, without a GPU: see triton_compile_*_cases.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from triton_process import requires_triton, run_cases
 
 
 @requires_triton
-def test_triton_kernels_compile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle"])
+def test_triton_kernels_compile(operator: str, tmp_path: Path) -> None:
     # A compiler that crashes takes its process along; a cache of its own makes it compile at all.
-    run_cases("triton_compile_cases.py", {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)})
+    run_cases(f"triton_compile_{operator}_cases.py", {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)})

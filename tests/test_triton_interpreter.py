@@ -1,4 +1,4 @@
-"""The Triton kernels' results, without a GPU: see triton_interpreter_cases.py."""
+"""The Triton kernels' results, without a GPU: see triton_interpreter_*_cases.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _is_older(package: str, major: int, minor: int) -> bool:
     _is_older("triton", 3, 7) and not _is_older("numpy", 2, 4),
     reason="the interpreter of Triton before 3.7 cannot run `for _ in range(tensor)` with numpy 2.4 or later",
 )
-@pytest.mark.parametrize("file", ["triton_interpreter_cases.py", "triton_interpreter_channel_shuffle.py"])
-def test_triton_kernels_in_the_interpreter(file: str) -> None:
+@pytest.mark.parametrize("operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle"])
+def test_triton_kernels_in_the_interpreter(operator: str) -> None:
     # Triton reads TRITON_INTERPRET when a kernel is decorated, so the process is the unit.
-    run_cases(file, {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})
+    run_cases(f"triton_interpreter_{operator}_cases.py", {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,28 +29,24 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _convolution
+from ._kernels import (
+    activate,
+    add_to,
+    ceil_div,
+    empty_feature_map,
+    even_share,
+    power_of_two,
+    readable,
+    sum_splits,
+    warp_size_of,
+    within,
+    zeros,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Kernels. ALIGN is the largest power of two, up to 16 bytes, that divides the channels and every stride but the inner
 # one; those arrive divided by it. Triton by itself knows only of divisibility by 16 elements, and so would read 24 or
 # 72 channels_last channels one by one.
-
-
-@triton.jit
-def _activate(x, ACTIVATION: tl.constexpr):
-    # tl.where, unlike tl.maximum, keeps NaN as torch does.
-    if ACTIVATION == "relu":
-        x = tl.where(x < 0, 0.0, x)
-    elif ACTIVATION == "relu6":
-        x = tl.where(x < 0, 0.0, tl.where(x > 6, 6.0, x))
-    elif ACTIVATION == "silu":
-        x = x / (1.0 + tl.exp(-x))
-    elif ACTIVATION == "gelu":
-        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    elif ACTIVATION == "hardswish":
-        gate = x + 3.0
-        x = x * tl.where(gate < 0, 0.0, tl.where(gate > 6, 6.0, gate)) / 6.0
-    return x
 
 
 @triton.jit
@@ -70,31 +66,9 @@ def _tile_of(pid, num_c, num_h, num_w, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def _zeros(COUNT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, DTYPE: tl.constexpr):
-    tiles = ()
-    for _ in tl.static_range(COUNT):
-        tiles = tiles + (tl.zeros([BLOCK_C, BLOCK_W], dtype=DTYPE),)  # noqa: RUF005 (jit has no unpacking)
-    return tiles
-
-
-@triton.jit
-def _add_to(tiles, value, INDEX: tl.constexpr):
-    return tiles[:INDEX] + (tiles[INDEX] + value,) + tiles[INDEX + 1 :]  # noqa: RUF005
-
-
-@triton.jit
-def _within(index, size):
-    """0 <= index < size in one comparison: as an unsigned number a negative one is large."""
-    if index.dtype == tl.int64:
-        return index.to(tl.uint64) < size.to(tl.uint64)
-    else:
-        return index.to(tl.uint32) < size.to(tl.uint32)
-
-
-@triton.jit
 def _load_pixel(ptr, offsets, channel_ok, row, column, height, width):
     """[BLOCK_C, BLOCK_W] pixels, 0 outside of the plane."""
-    ok = channel_ok & _within(column, width) & _within(row, height)
+    ok = channel_ok & within(column, width) & within(row, height)
     return tl.load(ptr + offsets, mask=ok, other=0.0)
 
 
@@ -138,7 +112,7 @@ def _add_taps(
                             x_offsets, channel_ok, row + dy, column + dx, height, width,
                         )  # fmt: skip
                         weight = tl.load(w_ptr + (ky * KERNEL_W + kx) * stride_wk + w_offsets, mask=channel_ok)
-                        sums = _add_to(sums, pixel.to(dtype) * weight.to(dtype), r * COLS + s)
+                        sums = add_to(sums, pixel.to(dtype) * weight.to(dtype), r * COLS + s)
     return sums
 
 
@@ -265,7 +239,7 @@ def _depthwise_conv2d_forward_kernel(
         w_offsets = channel * (KERNEL_H * KERNEL_W)
         stride_wk = 1
 
-    sums = _zeros(ROWS * COLS, BLOCK_C, BLOCK_W, ACC)
+    sums = zeros(ROWS * COLS, BLOCK_C, BLOCK_W, ACC)
     sums = _add_all_taps(
         sums, x_ptr, x_offsets, w_ptr, w_offsets, stride_wk, channel_ok, row, first_column + column_lane,
         height, width, stride_xh, stride_xw, KERNEL_H, KERNEL_W, CHUNK_H, ROWS, COLS,
@@ -277,7 +251,7 @@ def _depthwise_conv2d_forward_kernel(
         result = sums[i]
         if b_ptr is not None:
             result += tl.load(b_ptr + channel, mask=channel_ok).to(ACC)
-        results = results + (_activate(result, ACTIVATION),)  # noqa: RUF005
+        results = results + (activate(result, ACTIVATION),)  # noqa: RUF005
 
     stride_yh = tl.cast(stride_yh, tl.int64) * ALIGN
     stride_yw = tl.cast(stride_yw, tl.int64) * ALIGN
@@ -341,7 +315,7 @@ def _depthwise_conv2d_input_grad_kernel(
 
     u = h.to(INDEX) * ROWS + first_u
     v = w.to(INDEX) * (BLOCK_W * COLS) + first_v
-    sums = _zeros(ROWS * COLS, BLOCK_C, BLOCK_W, ACC)
+    sums = zeros(ROWS * COLS, BLOCK_C, BLOCK_W, ACC)
     if PHASED:
         row = u // STRIDE_H
         first_column = v // STRIDE_W
@@ -409,7 +383,7 @@ def _add_products(
                     x_ptr + dy * stride_xh + dx * stride_xw,
                     x_offsets, channel_ok, row + dy, column + dx, height, width,
                 )  # fmt: skip
-                sums = _add_to(sums, grad.to(dtype) * pixel.to(dtype), ky * GROUP_W + kx)
+                sums = add_to(sums, grad.to(dtype) * pixel.to(dtype), ky * GROUP_W + kx)
     return sums
 
 
@@ -471,7 +445,7 @@ def _depthwise_conv2d_weight_grad_kernel(
     w = first_tile % num_w
     h = first_tile // num_w % num_h
     n = first_tile // num_w // num_h
-    sums = _zeros(GROUP_H * GROUP_W, BLOCK_C, BLOCK_W, ACC)
+    sums = zeros(GROUP_H * GROUP_W, BLOCK_C, BLOCK_W, ACC)
     for _ in range(first_tile, tl.minimum(first_tile + tiles_per_split, num_tiles)):
         out_row = h.to(INDEX) * ROWS
         out_column = w.to(INDEX) * BLOCK_W
@@ -512,26 +486,6 @@ def _depthwise_conv2d_weight_grad_kernel(
             tl.store(partial_ptr + lane * taps + (ky * KERNEL_W + kx), total.to(partial_ptr.dtype.element_ty), mask=ok)
 
 
-@triton.jit(do_not_specialize=["splits", "numel"])
-def _depthwise_conv2d_weight_grad_sum_kernel(
-    partial_ptr,  # [splits, numel]
-    gw_ptr,  # [numel]
-    splits,
-    numel,
-    BLOCK_SPLITS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Adds up the splits, in order. Bytes: splits * numel partial sums, a few MB at most: bound by latency."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    split = tl.arange(0, BLOCK_SPLITS)[:, None]
-    total = tl.zeros([BLOCK_SPLITS, BLOCK], dtype=partial_ptr.dtype.element_ty)
-    for first in range(0, splits, BLOCK_SPLITS):
-        ok = (first + split < splits) & (index < numel)
-        total += tl.load(partial_ptr + (first + split).to(tl.int64) * numel + index, mask=ok, other=0.0)
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(gw_ptr + index, tl.sum(total, axis=0).to(gw_ptr.dtype.element_ty), mask=index < numel)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Plan: how a call is cut into programs.
 
@@ -561,37 +515,23 @@ _MIN_PROGRAMS = 256
 _WEIGHT_GRAD_PROGRAMS = 1024
 
 
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest that is at least `n`."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
-def _even_share(size: int, most: int) -> int:
-    """The step of at most `most` that covers `size` in as few, and as equal, steps as possible: 14 by 8 is 7 + 7."""
-    return _ceil_div(size, _ceil_div(size, most))
-
-
 def _block_channels(channels: int) -> int:
     """The widest block of channels that leaves at most an eighth of its lanes idle."""
     for block in (64, 32, 16):
-        if _ceil_div(channels, block) * block <= channels * 9 // 8:
+        if ceil_div(channels, block) * block <= channels * 9 // 8:
             return block
-    return min(16, _power_of_two(channels))
+    return min(16, power_of_two(channels))
 
 
 def _tile(g: Any, channels: int, columns: int, lane_elements: int, warp_size: int) -> tuple[int, int, int]:
     """(block_c, block_w, num_warps) of a tile of up to 128 threads with `lane_elements` elements in each."""
     elements = 128 * lane_elements
-    block_w = min(_power_of_two(columns), 128)
+    block_w = min(power_of_two(columns), 128)
     if g.channels_last:
         block_c = _block_channels(channels)
         block_w = max(1, min(block_w, elements // block_c))
     else:
-        block_c = max(1, min(_power_of_two(channels), elements // block_w))
+        block_c = max(1, min(power_of_two(channels), elements // block_w))
     return block_c, block_w, max(1, block_c * block_w // (warp_size * lane_elements))
 
 
@@ -625,17 +565,17 @@ def default_plan(direction: str, g: Any, element_size: int, warp_size: int = 32)
     if not phased:
         stride_h = stride_w = 1
     cols = stride_w
-    block_c, block_w, num_warps = _tile(g, channels, _ceil_div(width, cols), lane_elements, warp_size)
+    block_c, block_w, num_warps = _tile(g, channels, ceil_div(width, cols), lane_elements, warp_size)
     if not phased:
         return Plan(block_c, block_w, 1, 1, num_warps, phased=False)
 
     def multiple_of_stride(rows: int) -> int:
-        return _ceil_div(rows, stride_h) * stride_h
+        return ceil_div(rows, stride_h) * stride_h
 
     most_rows = 8 if lane_elements <= 2 or not unrolled else 4
-    rows = multiple_of_stride(_even_share(height, max(1, most_rows // max(cols, 1))))
-    columns_of_programs = g.batch * _ceil_div(channels, block_c) * _ceil_div(width, block_w * cols)
-    while rows > stride_h and columns_of_programs * _ceil_div(height, rows) < _MIN_PROGRAMS:
+    rows = multiple_of_stride(even_share(height, max(1, most_rows // max(cols, 1))))
+    columns_of_programs = g.batch * ceil_div(channels, block_c) * ceil_div(width, block_w * cols)
+    while rows > stride_h and columns_of_programs * ceil_div(height, rows) < _MIN_PROGRAMS:
         rows = multiple_of_stride(rows // 2)
     return Plan(block_c, block_w, rows, cols, num_warps, chunk_h=0 if unrolled else min(g.kernel_h, 8))
 
@@ -644,21 +584,21 @@ def _weight_grad_plan(g: Any, element_size: int, lane_elements: int, warp_size: 
     # A lane keeps one sum a tap and element: at most 72 registers of them, and for the compiler's sake 28 tiles.
     lane_elements = min(lane_elements, 4 if g.kernel_h * g.kernel_w <= 9 else 2)
     sums = max(1, min(28, 72 // (lane_elements * max(1, element_size // 4))))
-    group_h = _even_share(g.kernel_h, min(sums, 8))
-    group_w = _even_share(g.kernel_w, max(1, min(sums // group_h, 8)))
+    group_h = even_share(g.kernel_h, min(sums, 8))
+    group_w = even_share(g.kernel_w, max(1, min(sums // group_h, 8)))
     block_c, block_w, num_warps = _tile(g, g.out_channels, g.out_width, lane_elements, warp_size)
     # Rows left over by whole tiles are done one by one, each with all of its loads.
     row_choices = (r for r in (4, 7, 5, 6, 3) if g.out_height % r == 0 and r * group_h * group_w <= 128)
     rows = next(row_choices, min(4, g.out_height))
-    programs = _ceil_div(g.out_channels, block_c) * _ceil_div(g.kernel_h, group_h) * _ceil_div(g.kernel_w, group_w)
+    programs = ceil_div(g.out_channels, block_c) * ceil_div(g.kernel_h, group_h) * ceil_div(g.kernel_w, group_w)
     tiles = _weight_grad_tiles(g, block_w, rows)
     splits = max(1, min(tiles, _WEIGHT_GRAD_PROGRAMS // programs))
-    splits = _ceil_div(tiles, _ceil_div(tiles, splits))  # no split without a tile
+    splits = ceil_div(tiles, ceil_div(tiles, splits))  # no split without a tile
     return Plan(block_c, block_w, rows, 1, num_warps, group_h=group_h, group_w=group_w, splits=splits)
 
 
 def _weight_grad_tiles(g: Any, block_w: int, rows: int) -> int:
-    return g.batch * _ceil_div(g.out_height, rows) * _ceil_div(g.out_width, block_w)
+    return g.batch * ceil_div(g.out_height, rows) * ceil_div(g.out_width, block_w)
 
 
 def candidate_plans(direction: str, g: Any, element_size: int, warp_size: int = 32) -> Iterator[Plan]:
@@ -676,30 +616,13 @@ def candidate_plans(direction: str, g: Any, element_size: int, warp_size: int = 
                 plan = replace(default, num_warps=num_warps, block_w=default.block_w * scale, rows=rows)
                 if direction == "weight_grad":
                     tiles = _weight_grad_tiles(g, plan.block_w, rows)
-                    plan = replace(plan, splits=_ceil_div(tiles, _ceil_div(tiles, min(tiles, default.splits))))
+                    plan = replace(plan, splits=ceil_div(tiles, ceil_div(tiles, min(tiles, default.splits))))
                 if plan != default:
                     yield plan
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Launchers: checked 4-d tensors in, results out.
-
-
-def _warp_size(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).warp_size if torch.version.hip and x.is_cuda else 32
-
-
-def _readable(x: Tensor, channels_last: bool) -> Tensor:
-    """`x` itself where neighbours in the memory format are neighbours in memory, else a copy of it."""
-    inner = 1 if channels_last else 3
-    if x.stride(inner) <= 1 or x.size(inner) <= 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def _empty_feature_map(like: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(sizes, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _alignment(g: Any, *tensors: Tensor) -> int:
@@ -757,17 +680,17 @@ def _constants(g: Any, plan: Plan, align: int, index: Any, dtype: torch.dtype) -
 def launch_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, g: Any, activation: str, plan: Plan | None = None
 ) -> Tensor:
-    y = _empty_feature_map(x, (g.batch, g.out_channels, g.out_height, g.out_width), g.channels_last)
+    y = empty_feature_map(x, (g.batch, g.out_channels, g.out_height, g.out_width), g.channels_last)
     if y.numel() == 0:
         return y
-    plan = plan or default_plan("forward", g, x.element_size(), _warp_size(x))
-    x = _readable(x, g.channels_last)
+    plan = plan or default_plan("forward", g, x.element_size(), warp_size_of(x))
+    x = readable(x, g.channels_last)
     align = _alignment(g, x, y)
     programs = (
         g.batch
-        * _ceil_div(g.out_channels, plan.block_c)
-        * _ceil_div(g.out_height, plan.rows)
-        * _ceil_div(g.out_width, plan.block_w * plan.cols)
+        * ceil_div(g.out_channels, plan.block_c)
+        * ceil_div(g.out_height, plan.rows)
+        * ceil_div(g.out_width, plan.block_w * plan.cols)
     )
     _depthwise_conv2d_forward_kernel[(programs,)](
         x, _weight_rows(weight, g), None if bias is None else bias.contiguous(), y,
@@ -780,16 +703,16 @@ def launch_forward(
 
 
 def launch_input_grad(gy: Tensor, x: Tensor, weight: Tensor, g: Any, plan: Plan | None = None) -> Tensor:
-    gx = _empty_feature_map(x, (g.batch, g.channels, g.height, g.width), g.channels_last)
+    gx = empty_feature_map(x, (g.batch, g.channels, g.height, g.width), g.channels_last)
     if gx.numel() == 0:
         return gx
-    plan = plan or default_plan("input_grad", g, x.element_size(), _warp_size(x))
-    gy = _readable(gy, g.channels_last)
+    plan = plan or default_plan("input_grad", g, x.element_size(), warp_size_of(x))
+    gy = readable(gy, g.channels_last)
     align = _alignment(g, gy, gx)
     # The tiles begin at a multiple of the stride in padded coordinates, up to stride - 1 before the first pixel.
     u, v = (size + p % s for size, p, s in zip((g.height, g.width), g.padding, g.stride))
     programs = (
-        g.batch * _ceil_div(g.channels, plan.block_c) * _ceil_div(u, plan.rows) * _ceil_div(v, plan.block_w * plan.cols)
+        g.batch * ceil_div(g.channels, plan.block_c) * ceil_div(u, plan.rows) * ceil_div(v, plan.block_w * plan.cols)
     )
     _depthwise_conv2d_input_grad_kernel[(programs,)](
         gy, _weight_rows(weight, g), gx,
@@ -806,8 +729,8 @@ def launch_weight_grad(gy: Tensor, x: Tensor, g: Any, plan: Plan | None = None) 
     gw = torch.empty((g.out_channels, 1, g.kernel_h, g.kernel_w), dtype=x.dtype, device=x.device)
     if gy.numel() == 0 or x.numel() == 0:
         return gw.zero_()
-    plan = plan or default_plan("weight_grad", g, x.element_size(), _warp_size(x))
-    gy, x = _readable(gy, g.channels_last), _readable(x, g.channels_last)
+    plan = plan or default_plan("weight_grad", g, x.element_size(), warp_size_of(x))
+    gy, x = readable(gy, g.channels_last), readable(x, g.channels_last)
     align = _alignment(g, gy, x)
     acc_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     partial = gw
@@ -816,23 +739,20 @@ def launch_weight_grad(gy: Tensor, x: Tensor, g: Any, plan: Plan | None = None) 
     tiles = _weight_grad_tiles(g, plan.block_w, plan.rows)
     programs = (
         plan.splits
-        * _ceil_div(g.out_channels, plan.block_c)
-        * _ceil_div(g.kernel_h, plan.group_h)
-        * _ceil_div(g.kernel_w, plan.group_w)
+        * ceil_div(g.out_channels, plan.block_c)
+        * ceil_div(g.kernel_h, plan.group_h)
+        * ceil_div(g.kernel_w, plan.group_w)
     )
     _depthwise_conv2d_weight_grad_kernel[(programs,)](
         gy, x, partial,
         g.out_channels // align, g.height, g.width, g.out_height, g.out_width, *g.padding,
-        tiles, _ceil_div(tiles, plan.splits),
+        tiles, ceil_div(tiles, plan.splits),
         *_strides(gy, align), *_strides(x, align),
         **_constants(g, plan, align, _index_type(g, plan, gy, x), x.dtype),
         GROUP_H=plan.group_h, GROUP_W=plan.group_w,
     )  # fmt: skip
     if plan.splits > 1:
-        block = 64
-        _depthwise_conv2d_weight_grad_sum_kernel[(_ceil_div(gw.numel(), block),)](
-            partial, gw, plan.splits, gw.numel(), BLOCK_SPLITS=min(32, _power_of_two(plan.splits)), BLOCK=block
-        )
+        sum_splits(partial, gw)
     return gw
 
 

@@ -81,6 +81,11 @@ class Geometry(_convolution.Geometry):
     groups: int
     shuffle: int
 
+    @property
+    def multiplier(self) -> int:
+        """That of depthwise_conv2d, where each channel is a group."""
+        return self.out_channels // self.channels
+
 
 def check_arguments(
     op: str,

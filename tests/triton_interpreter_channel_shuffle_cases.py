@@ -1,7 +1,7 @@
 """Runs the Triton kernels of the shuffles on CPU tensors in Triton's interpreter, bit by bit against the reference.
 
-Not collected by itself: see triton_interpreter_cases.py. One of the plans has blocks so small that cases have several
-tiles, and a partial one, in each direction.
+Not collected by itself: see triton_interpreter_depthwise_conv2d_cases.py. One of the plans has blocks so small that
+cases have several tiles, and a partial one, in each direction.
 """
 
 from __future__ import annotations

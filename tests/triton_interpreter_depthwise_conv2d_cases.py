@@ -1,57 +1,26 @@
-"""Runs the Triton kernels on CPU tensors in Triton's interpreter, against torch's convolution in float64.
+"""Runs depthwise_conv2d's Triton kernels on CPU tensors in Triton's interpreter, against torch's in float64.
 
 Not collected by itself: test_triton_interpreter.py runs this file in a process with TRITON_INTERPRET=1, which Triton
-reads when a kernel is decorated. The interpreter takes about a millisecond a program and tap, so cases are tiny; blocks
-are so small that cases have several tiles, and a partial one, in each direction.
+reads when a kernel is decorated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-
-assert os.environ.get("TRITON_INTERPRET") == "1", "run through test_triton_interpreter.py"
-
-import triton.language as tl  # noqa: E402
-import triton.runtime.interpreter as interpreter  # noqa: E402
-from fastconv import _load, triton_kernels  # noqa: E402
-from fastconv.ops.depthwise_conv2d import check_arguments  # noqa: E402
-from fastconv.triton_kernels import depthwise_conv2d as kernels  # noqa: E402
+import triton.language as tl
+from fastconv import _load, triton_kernels
+from fastconv.ops.depthwise_conv2d import check_arguments
+from fastconv.triton_kernels import depthwise_conv2d as kernels
+from triton_interpreter import ACTIVATIONS, DTYPES, assert_close, make_map
 
 conv, input_grad, weight_grad = kernels.implementations().values()
-_cast = interpreter.InterpreterBuilder.cast_impl
-
-
-def _cast_with_right_rounding(self, src, dst_type):  # type: ignore[no-untyped-def]
-    """The interpreter (3.6 to 3.8) truncates float32 to bfloat16; GPUs round to nearest even."""
-    if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
-        rounded = torch.tensor(src.data).to(torch.bfloat16).view(torch.int16).numpy().view("uint16")
-        return interpreter.TensorHandle(rounded.reshape(src.data.shape), dst_type.scalar)
-    return _cast(self, src, dst_type)
-
-
-interpreter.InterpreterBuilder.cast_impl = _cast_with_right_rounding
-for _name in ("create_fp_trunc", "create_fp_ext"):
-    setattr(interpreter.InterpreterBuilder, _name, lambda self, src, dst_type: self.cast_impl(src, dst_type))
-
-
-def _call_without_patching_again(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-    return self.rewrite()(*args, **kwargs)
-
-
-# Twice the speed: overflow is checked at every integer operation, and triton.language is patched at every nested call.
-interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
-_call = interpreter.InterpretedFunction.__call__
-interpreter.InterpretedFunction.__call__ = lambda self, *args, **kwargs: (
-    _call_without_patching_again if self.fn.__module__ == kernels.__name__ else _call
-)(self, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -86,27 +55,6 @@ GEOMETRIES = [
     Case(channels=1),
     Case(batch=0),
 ]
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-ACTIVATIONS = {
-    "none": lambda x: x,
-    "relu": torch.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "hardswish": F.hardswish,
-}
-
-
-def make_map(sizes: tuple[int, ...], layout: str, dtype: torch.dtype, seed: int, scale: float = 1.0) -> torch.Tensor:
-    """A feature map whose surroundings, if it is a slice, are NaN: reading them shows."""
-    values = torch.randn(sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
-    memory_format = torch.channels_last if layout.startswith("channels_last") else torch.contiguous_format
-    if not layout.endswith("slice"):
-        return values.to(dtype).contiguous(memory_format=memory_format)
-    n, c, h, w = sizes
-    larger = torch.full((n + 1, c + 2, h + 2, w + 3), torch.nan, dtype=dtype).contiguous(memory_format=memory_format)
-    part = larger[:n, 1 : c + 1, 2:, 1 : w + 1]
-    return part.copy_(values)
 
 
 def small_plan(plan: kernels.Plan, case: Case, direction: str) -> kernels.Plan:
@@ -125,19 +73,6 @@ def truth(case: Case, x, w, b, gy, activation):  # type: ignore[no-untyped-def]
     y = F.conv2d(x, w, b, case.stride, case.padding, case.dilation, groups=case.channels)
     y.backward(gy)
     return ACTIVATIONS[activation](y.detach()), x.grad, w.grad
-
-
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, peer: torch.Tensor | None) -> None:
-    """Against float64: at most twice the error of torch at the same dtype, or the rounding of a few sums."""
-    assert actual.shape == expected.shape
-    if actual.numel() == 0:
-        return
-    error = (actual.double() - expected).abs().max().item()
-    roundings = 1 if actual.dtype in (torch.bfloat16, torch.float16) else 10
-    allowed = expected.abs().max().item() * torch.finfo(actual.dtype).eps * roundings
-    if peer is not None:
-        allowed = max(allowed, 2 * (peer.double() - expected).abs().max().item())
-    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 
 def run_case(case: Case, layout: str, dtype: torch.dtype, activation: str, bias: bool, default_plans: bool) -> None:

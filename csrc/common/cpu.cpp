@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace fastconv {
 namespace {
@@ -32,6 +35,15 @@ Isa choose() {
 Isa cpu_isa() {
   static const Isa isa = choose();
   return isa;
+}
+
+bool cpu_has_amx_bf16() {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  return cpu_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) != 0;
+#else
+  return false;
+#endif
 }
 
 const char* isa_name(Isa isa) {

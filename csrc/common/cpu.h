@@ -9,5 +9,7 @@ enum class Isa : int { baseline, avx2, avx512 };
 // The environment variable FASTCONV_CPU_CAPABILITY (avx512, avx2, baseline) can lower the choice, for tests.
 Isa cpu_isa();
 const char* isa_name(Isa isa);
+// Whether oneDNN, and so PyTorch's own operators, multiplies bf16 matrices in tiles: several times the rate of vectors.
+bool cpu_has_amx_bf16();
 
 }  // namespace fastconv

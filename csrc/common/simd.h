@@ -171,6 +171,96 @@ FASTCONV_INLINE acc_t sum_lanes(Vec<acc_t> v) {
   return parts[0];
 }
 
+// Four columns of kLanes rows: columns[j][i] = rows[i][at + j].
+template <class acc_t>
+FASTCONV_INLINE void load_columns(const acc_t* const* rows, int64_t at, Vec<acc_t>* columns) {
+#if FASTCONV_VECTOR_BYTES >= 32
+  if constexpr (sizeof(acc_t) == 4) {
+    // A quarter of vector k comes from row 4 * quarter + k: what is left to do stays within the quarters.
+    Vec<float> v[4];
+    for (int k = 0; k < 4; ++k) {
+#if FASTCONV_VECTOR_BYTES == 64
+      __m512 quarters = _mm512_castps128_ps512(_mm_loadu_ps(rows[k] + at));
+      quarters = _mm512_mask_broadcast_f32x4(quarters, 0x00f0, _mm_loadu_ps(rows[4 + k] + at));
+      quarters = _mm512_mask_broadcast_f32x4(quarters, 0x0f00, _mm_loadu_ps(rows[8 + k] + at));
+      v[k] = (Vec<float>)_mm512_mask_broadcast_f32x4(quarters, 0xf000, _mm_loadu_ps(rows[12 + k] + at));
+    }
+    const auto low = [](Vec<float> a, Vec<float> b) { return _mm512_unpacklo_ps((__m512)a, (__m512)b); };
+    const auto high = [](Vec<float> a, Vec<float> b) { return _mm512_unpackhi_ps((__m512)a, (__m512)b); };
+    const auto low2 = [](__m512 a, __m512 b) { return (Vec<float>)_mm512_unpacklo_pd((__m512d)a, (__m512d)b); };
+    const auto high2 = [](__m512 a, __m512 b) { return (Vec<float>)_mm512_unpackhi_pd((__m512d)a, (__m512d)b); };
+#else
+      v[k] = (Vec<float>)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[k] + at)),
+                                              _mm_loadu_ps(rows[4 + k] + at), 1);
+    }
+    const auto low = [](Vec<float> a, Vec<float> b) { return _mm256_unpacklo_ps((__m256)a, (__m256)b); };
+    const auto high = [](Vec<float> a, Vec<float> b) { return _mm256_unpackhi_ps((__m256)a, (__m256)b); };
+    const auto low2 = [](__m256 a, __m256 b) { return (Vec<float>)_mm256_unpacklo_pd((__m256d)a, (__m256d)b); };
+    const auto high2 = [](__m256 a, __m256 b) { return (Vec<float>)_mm256_unpackhi_pd((__m256d)a, (__m256d)b); };
+#endif
+    columns[0] = low2(low(v[0], v[1]), low(v[2], v[3]));
+    columns[1] = high2(low(v[0], v[1]), low(v[2], v[3]));
+    columns[2] = low2(high(v[0], v[1]), high(v[2], v[3]));
+    columns[3] = high2(high(v[0], v[1]), high(v[2], v[3]));
+    return;
+  }
+#endif
+  for (int j = 0; j < 4; ++j)
+    for (int i = 0; i < kLanes<acc_t>; ++i) columns[j][i] = rows[i][at + j];
+}
+
+// v with zeros from lane `count` on.
+template <class acc_t>
+FASTCONV_INLINE Vec<acc_t> first_lanes(Vec<acc_t> v, int64_t count) {
+  if (count >= kLanes<acc_t>) return v;
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4) return (Vec<float>)_mm512_maskz_mov_ps(__mmask16((1u << count) - 1), (__m512)v);
+#endif
+  for (int i = 0; i < kLanes<acc_t>; ++i) v[i] = i < count ? v[i] : 0;
+  return v;
+}
+
+// Every second element, the first included; reads one element fewer than two vectors hold.
+template <class scalar_t>
+FASTCONV_INLINE Vec<acc_type<scalar_t>> load_even(const scalar_t* p) {
+  using acc_t = acc_type<scalar_t>;
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4) {
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return (Vec<float>)_mm512_permutex2var_ps((__m512)load(p), evens, (__m512)load_first(p + 16, 15));
+  }
+#endif
+  Vec<acc_t> v;
+  for (int i = 0; i < kLanes<acc_t>; ++i) v[i] = to_float(p[2 * i]);
+  return v;
+}
+
+// The sums of the lanes of `count` vectors, at most kLanes.
+template <class acc_t>
+FASTCONV_INLINE void sum_lanes_of_each(const Vec<acc_t>* v, int count, acc_t* sums) {
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4)
+    if (count > 4) {
+      // Halves, quarters, pairs and elements of two vectors are added into one. The steps leave the sums in this order:
+      constexpr int kOrder[16] = {0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15};
+      const auto at = [&](int i) { return kOrder[i] < count ? (__m512)v[kOrder[i]] : _mm512_setzero_ps(); };
+      __m512 half[8], quarter[4], pair[2];
+      for (int i = 0; i < 8; ++i)
+        half[i] = _mm512_shuffle_f32x4(at(i), at(i + 8), 0x44) + _mm512_shuffle_f32x4(at(i), at(i + 8), 0xee);
+      for (int i = 0; i < 4; ++i)
+        quarter[i] =
+            _mm512_shuffle_f32x4(half[i], half[i + 4], 0x88) + _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd);
+      for (int i = 0; i < 2; ++i) {
+        const __m512d a = _mm512_castps_pd(quarter[i]), b = _mm512_castps_pd(quarter[i + 2]);
+        pair[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+      const __m512 result = _mm512_shuffle_ps(pair[0], pair[1], 0x88) + _mm512_shuffle_ps(pair[0], pair[1], 0xdd);
+      return store_first(sums, (Vec<float>)result, count);
+    }
+#endif
+  for (int i = 0; i < count; ++i) sums[i] = sum_lanes<acc_t>(v[i]);
+}
+
 // Asks for the cache lines of `bytes` bytes that lie `kPrefetchAhead` ahead: rows are packed in bursts between tiles,
 // which the hardware prefetchers alone do not keep fed.
 inline constexpr int64_t kPrefetchAhead = 1024;

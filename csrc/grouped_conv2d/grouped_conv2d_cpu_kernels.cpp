@@ -1,0 +1,104 @@
+// The CPU kernels of grouped_conv2d, compiled once per instruction set (common/isa.h).
+//
+// A worker packs a strip of a few groups' channels into planes (cpu_planes.h) that stay in its caches, computes
+// register tiles from there, the lanes of a vector being neighbouring pixels and a weight a broadcast, and unpacks the
+// results into the output's layout. One tile kernel serves every dtype, layout, stride, dilation and kernel size,
+// forward and input gradient; another the weight gradient.
+//
+// Limits: with c channels a group and k x k taps, an output costs c * k^2 multiply-adds (36 at 4 channels and k3) and
+// moves 8 bytes in f32: arithmetic is the limit from about 4 channels on.
+#include "common/scratch.h"
+#include "common/simd_includes.h"
+#include "grouped_conv2d/grouped_conv2d_cpu.h"
+
+// Each builds on those above.
+// clang-format off
+#include "common/isa.h"
+#include "common/simd.h"
+#include "grouped_conv2d/cpu_planes.h"
+#include "grouped_conv2d/cpu_correlate.h"
+#include "grouped_conv2d/cpu_weight_grad.h"
+// clang-format on
+
+namespace fastconv::grouped_conv2d::FASTCONV_ISA {
+
+// How many groups an item takes: in channels_last, enough to read whole cache lines; all of them where a shuffle
+// scatters a group's channels over a pixel.
+inline int64_t groups_of_item(const Params& p) {
+  if (p.layout == Layout::nchw) return 1;
+  if (p.shuffle > 1) return p.groups;
+  const int64_t least = p.group_channels() < p.group_out_channels() ? p.group_channels() : p.group_out_channels();
+  const int64_t line = 1024 / element_size(p.dtype), groups = (line + least - 1) / least;
+  return groups < p.groups ? groups : p.groups;
+}
+
+template <class acc_t>
+inline Split split_of(const Correlation& c, int64_t threads) {
+  const Params& p = *c.params;
+  const int64_t groups = groups_of_item(p);
+  const int64_t units = p.batch * ((p.groups + groups - 1) / groups);
+  // Few units: cut them, so that every thread gets about four items.
+  const int64_t strips = threads == 1 || units >= 4 * threads ? 1 : (4 * threads + units - 1) / units;
+  int64_t rows = (c.y.count + strips - 1) / strips;
+  const auto bytes = [&](int64_t rows) {
+    const PlaneFormat format = source_format<acc_t>(c, rows);
+    const Results results = result_format<acc_t>(c, format, rows, groups * c.destinations);
+    return (groups * c.sources * format.plane + int64_t(c.x.phases.size()) * results.phase) * int64_t(sizeof(acc_t));
+  };
+  while (rows > 4 && bytes(rows) > kScratchBytes) rows = (rows + 1) / 2;
+  return {rows, groups, units * ((c.y.count + rows - 1) / rows)};
+}
+
+inline Split split(const Correlation& c, int64_t threads) {
+  return c.params->dtype == ElementType::f64 ? split_of<double>(c, threads) : split_of<float>(c, threads);
+}
+
+inline void pack_weights(const Correlation& c, void* packed, int64_t begin, int64_t end) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return pack_weights_of<float>(c, static_cast<float*>(packed), begin, end);
+    case ElementType::f64:
+      return pack_weights_of<double>(c, static_cast<double*>(packed), begin, end);
+    case ElementType::bf16:
+      return pack_weights_of<bf16>(c, static_cast<float*>(packed), begin, end);
+    case ElementType::f16:
+      return pack_weights_of<f16>(c, static_cast<float*>(packed), begin, end);
+  }
+}
+
+inline void correlate(const Correlation& c, Split split, const void* packed, int64_t begin, int64_t end) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return correlate_of<float>(c, split, static_cast<const float*>(packed), begin, end);
+    case ElementType::f64:
+      return correlate_of<double>(c, split, static_cast<const double*>(packed), begin, end);
+    case ElementType::bf16:
+      return correlate_of<bf16>(c, split, static_cast<const float*>(packed), begin, end);
+    case ElementType::f16:
+      return correlate_of<f16>(c, split, static_cast<const float*>(packed), begin, end);
+  }
+}
+
+inline WeightGradSplit weight_grad_split(const Params& p, int64_t threads) {
+  const int64_t groups = groups_of_item(p), blocks = (p.groups + groups - 1) / groups;
+  int64_t parts = blocks >= 2 * threads || threads == 1 ? 1 : (2 * threads + blocks - 1) / blocks;
+  parts = parts < p.batch ? parts : p.batch;
+  return {groups, parts, parts * blocks};
+}
+
+inline void weight_grad(const Params& p, WeightGradSplit split, void* partial_sums, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case ElementType::f32:
+      return weight_grad_of<float>(p, split, static_cast<float*>(partial_sums), begin, end);
+    case ElementType::f64:
+      return weight_grad_of<double>(p, split, static_cast<double*>(partial_sums), begin, end);
+    case ElementType::bf16:
+      return weight_grad_of<bf16>(p, split, static_cast<float*>(partial_sums), begin, end);
+    case ElementType::f16:
+      return weight_grad_of<f16>(p, split, static_cast<float*>(partial_sums), begin, end);
+  }
+}
+
+const Kernels kKernels = {split, pack_weights, correlate, weight_grad_split, weight_grad};
+
+}  // namespace fastconv::grouped_conv2d::FASTCONV_ISA

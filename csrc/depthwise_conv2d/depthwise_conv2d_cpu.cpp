@@ -32,9 +32,6 @@ void correlate(const Correlation& c) {
                               [&](int64_t begin, int64_t end) { k.correlate(c, split, begin, end); });
 }
 
-void run_forward(const Params& p) { correlate(forward_correlation(p)); }
-void run_input_grad(const Params& p) { correlate(input_grad_correlation(p)); }
-
 // The definition, for one kernel tap: where a sum came out as NaN. Kernels also multiply padding zeros with real
 // values, which makes NaN of an infinity that this tap may not even see.
 template <class scalar_t>
@@ -72,7 +69,28 @@ void run_weight_grad_of(const Params& p) {
   }
 }
 
-void run_weight_grad(const Params& p) {
+Tensor forward_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                   const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                   const std::vector<int64_t>& dilation, const std::string& activation) {
+  return forward(input, weight, bias, stride, padding, dilation, activation, run_forward_cpu);
+}
+Tensor input_grad_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                      const std::vector<int64_t>& dilation) {
+  return input_grad(grad_output, input, weight, stride, padding, dilation, run_input_grad_cpu);
+}
+Tensor weight_grad_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                       const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                       const std::vector<int64_t>& dilation, bool deterministic) {
+  return weight_grad(grad_output, input, weight, stride, padding, dilation, deterministic, run_weight_grad_cpu);
+}
+
+}  // namespace
+
+void run_forward_cpu(const Params& p) { correlate(forward_correlation(p)); }
+void run_input_grad_cpu(const Params& p) { correlate(input_grad_correlation(p)); }
+
+void run_weight_grad_cpu(const Params& p) {
   switch (p.dtype) {
     case ElementType::f32:
       return run_weight_grad_of<float>(p);
@@ -84,24 +102,6 @@ void run_weight_grad(const Params& p) {
       return run_weight_grad_of<f16>(p);
   }
 }
-
-Tensor forward_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                   const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                   const std::vector<int64_t>& dilation, const std::string& activation) {
-  return forward(input, weight, bias, stride, padding, dilation, activation, run_forward);
-}
-Tensor input_grad_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                      const std::vector<int64_t>& dilation) {
-  return input_grad(grad_output, input, weight, stride, padding, dilation, run_input_grad);
-}
-Tensor weight_grad_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                       const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                       const std::vector<int64_t>& dilation, bool deterministic) {
-  return weight_grad(grad_output, input, weight, stride, padding, dilation, deterministic, run_weight_grad);
-}
-
-}  // namespace
 
 Correlation forward_correlation(const Params& p) {
   return {&p,

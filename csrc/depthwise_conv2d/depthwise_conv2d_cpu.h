@@ -16,6 +16,11 @@ struct Correlation {
   Activation activation;
 };
 
+// Computes a checked, non-empty call: also what a grouped convolution with one channel a group is.
+void run_forward_cpu(const Params& params);
+void run_input_grad_cpu(const Params& params);
+void run_weight_grad_cpu(const Params& params);
+
 Correlation forward_correlation(const Params& params);
 Correlation input_grad_correlation(const Params& params);
 

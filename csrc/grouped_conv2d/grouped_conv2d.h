@@ -19,4 +19,7 @@ struct Params : Convolution2d {
   }
 };
 
+// One input channel a group: depthwise_conv2d's kernels serve it.
+inline bool is_depthwise(const Params& p) { return p.groups == p.channels && p.shuffle == 1; }
+
 }  // namespace fastconv::grouped_conv2d

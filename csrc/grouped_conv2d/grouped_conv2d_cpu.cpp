@@ -5,6 +5,7 @@
 
 #include "common/cpu.h"
 #include "common/simd_includes.h"
+#include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 #include "grouped_conv2d/grouped_conv2d_host.h"
 
 namespace fastconv::grouped_conv2d {
@@ -41,8 +42,17 @@ void correlate(const Correlation& c) {
                               [&](int64_t begin, int64_t end) { k.correlate(c, split, packed.get(), begin, end); });
 }
 
-void run_forward(const Params& p) { correlate(forward_correlation(p)); }
-void run_input_grad(const Params& p) { correlate(input_grad_correlation(p)); }
+depthwise_conv2d::Params as_depthwise(const Params& p) { return {p, p.out_channels / p.channels}; }
+
+void run_forward(const Params& p) {
+  if (is_depthwise(p)) return depthwise_conv2d::run_forward_cpu(as_depthwise(p));
+  correlate(forward_correlation(p));
+}
+
+void run_input_grad(const Params& p) {
+  if (is_depthwise(p)) return depthwise_conv2d::run_input_grad_cpu(as_depthwise(p));
+  correlate(input_grad_correlation(p));
+}
 
 // The definition, for one element of the weight: where a sum came out as NaN. Kernels also multiply padding zeros with
 // real values, which makes NaN of an infinity that this tap may not even see.
@@ -85,6 +95,7 @@ void run_weight_grad_of(const Params& p) {
 }
 
 void run_weight_grad(const Params& p) {
+  if (is_depthwise(p)) return depthwise_conv2d::run_weight_grad_cpu(as_depthwise(p));
   switch (p.dtype) {
     case ElementType::f32:
       return run_weight_grad_of<float>(p);
@@ -103,12 +114,17 @@ void run_weight_grad(const Params& p) {
 int64_t widest_group(const Params& p) { return std::max(p.group_channels(), p.group_out_channels()); }
 bool is_16_bit(const Params& p) { return p.dtype == ElementType::bf16 || p.dtype == ElementType::f16; }
 
-bool is_slower_anyway(const Params& p) {
-  return p.groups == 1 || (p.dtype == ElementType::bf16 && cpu_has_amx_bf16() && widest_group(p) >= 16);
+// oneDNN (torch 2.14.1) crashes on some calls whose padding is larger than the kernel: 16-bit, 1x1, strided.
+bool is_usual(const Params& p) {
+  return p.padding_h <= (p.kernel_h - 1) * p.dilation_h && p.padding_w <= (p.kernel_w - 1) * p.dilation_w;
 }
 
+// oneDNN multiplies bf16 in tiles.
+bool has_amx(const Params& p) { return p.dtype == ElementType::bf16 && cpu_has_amx_bf16() && widest_group(p) >= 16; }
+
 bool correlation_is_slower(const Params& p, int64_t pixels) {
-  if (is_slower_anyway(p)) return true;
+  if (is_depthwise(p) || !is_usual(p)) return false;
+  if (p.groups == 1 || has_amx(p)) return true;
   const bool nchw = p.layout == Layout::nchw, pointwise = p.kernel_h * p.kernel_w == 1;
   if (pointwise) return is_16_bit(p) && !nchw;
   if (widest_group(p) < 16) return false;
@@ -121,7 +137,8 @@ bool forward_is_slower(const Params& p) { return correlation_is_slower(p, p.out_
 bool input_grad_is_slower(const Params& p) { return correlation_is_slower(p, p.height * p.width); }
 
 bool weight_grad_is_slower(const Params& p) {
-  if (is_slower_anyway(p)) return true;
+  if (is_depthwise(p) || !is_usual(p)) return false;
+  if (p.groups == 1 || has_amx(p)) return true;
   if (widest_group(p) < 16 || p.kernel_h * p.kernel_w == 1) return false;
   const bool nchw = p.layout == Layout::nchw, small = p.out_height * p.out_width < 200;
   if (is_16_bit(p)) return !nchw && small;

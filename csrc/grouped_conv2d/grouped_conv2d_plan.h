@@ -10,9 +10,6 @@
 
 namespace fastconv::grouped_conv2d {
 
-// One input channel a group.
-inline bool is_depthwise(const Params& p) { return p.groups == p.channels && p.shuffle == 1; }
-
 // cuDNN's tensor-core kernels have as much work a byte as they need in a dense convolution and in groups this wide. A
 // guess from operations and bytes, not measured.
 inline bool is_slower_than_torch(const Params& p) {

@@ -551,7 +551,8 @@ class ConvolutionTests:
         for spoiled in ("input", "grad_output"):
             values, touched = getattr(sample, spoiled).clone(), torch.zeros_like(getattr(ones, spoiled))
             y, x = (min(w, size - 1) for w, size in zip(where, values.shape[2:]))
-            values[1, 2, y, x], touched[1, 2, y, x] = value, 1
+            n, c = (min(i, size - 1) for i, size in zip((1, 2), values.shape))
+            values[n, c, y, x], touched[n, c, y, x] = value, 1
             actual = run(self.op, place(replace(sample, **{spoiled: values}), device, layout), case)
             counts = run(self.reference, replace(ones, bias=None, **{spoiled: touched}), case)
             # How many products each result has with that value in them.

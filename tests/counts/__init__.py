@@ -6,7 +6,8 @@ does it. Its figures are
 * bytes: what passes the L1, over what must be read and written once;
 * sectors: 32-byte sectors of the requests to global memory, over what contiguous lanes would need;
 * wavefronts: of shared memory, over what would be needed without bank conflicts;
-* instructions: of warps, for 32 multiply-adds. They are PTX of nvcc NVCC_RELEASE: another may need a few more.
+* instructions: of warps, for 32 multiply-adds, or where there are none, for 32 times 16 bytes. They are PTX of nvcc
+  NVCC_RELEASE: another may need a few more.
 
 A figure that misses its target has a reason in `misses`, and none that meets it has. Targets:
 
@@ -68,7 +69,7 @@ def measure(page: Any, row: Row) -> Measured:
     from benchmarks.harness import Setting
 
     call, counts = count_call(page, row.case, Setting("all", row.dtype, row.layout, "cpu", 1), row.call)
-    terms = call.operations / 2 / 32  # of warps
+    terms = (call.operations / 2 or call.compulsory_bytes / 16) / 32  # of warps
     figures = {
         "bytes": counts.l2_bytes / call.compulsory_bytes,
         "sectors": counts.sectors / counts.ideal_sectors,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import logging
 import statistics
 import sys
@@ -328,6 +329,34 @@ def compare_network(photos: Tensor, device: str, report: Report) -> None:
             report.add(Comparison(name, dtype, layout, *times, errors[0], errors[1], sound))
 
 
+def compare_shuffles(photos: Tensor, device: str, report: Report) -> None:
+    """The channels are 8x8 blocks of pixels, 64 of each colour."""
+    height, width = (size // 8 * 8 for size in photos.shape[2:])
+    blocks = F.pixel_unshuffle(photos[:, :, :height, :width], 8)
+
+    def torch_concat(x: Tensor) -> Tensor:
+        return F.channel_shuffle(torch.cat((x[:, :96], x[:, 96:]), 1), 2)
+
+    def concat(x: Tensor) -> Tensor:
+        return fastconv.concat_shuffle([x[:, :96], x[:, 96:]], 2)
+
+    pairs: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
+        (
+            "Shuffle of 192 channels, 3 groups",
+            lambda x: F.channel_shuffle(x, 3),
+            lambda x: fastconv.channel_shuffle(x, 3),
+        ),
+        ("Two halves concatenated, shuffled", torch_concat, concat),
+    ]
+    for name, theirs, ours in pairs:
+        for dtype, layout in number_settings():
+            x = blocks.to(DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
+            exact = theirs(blocks.double())
+            torch_error, ours_error = (largest_error(function(x), exact) for function in (theirs, ours))
+            times = time_both(functools.partial(theirs, x), functools.partial(ours, x), device)
+            report.add(Comparison(name, dtype, layout, *times, torch_error, ours_error, worst_sound_error=0.0))
+
+
 def _typed(network: Network, source: nn.Module, dtype: str, layout: str) -> nn.Module:
     network.load_state_dict(source.state_dict())
     module: Any = network.to(DTYPES[dtype])
@@ -389,7 +418,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     start = time.perf_counter()
     machine = describe_machine(options.device)
-    print(f"fastconv {machine['fastconv']} beside PyTorch {machine['torch']}: the same depthwise convolutions by each.")
+    print(f"fastconv {machine['fastconv']} beside PyTorch {machine['torch']}: the same operators by each.")
     print(
         f"{machine.get('gpu') or machine['cpu']}, {machine['cpu_capability']}, {torch.get_num_threads()} CPU threads."
     )
@@ -402,9 +431,11 @@ def main(arguments: list[str] | None = None) -> int:
     settle_allocator()
     photos = load_photos().to(options.device)
     filters = make_filters()
-    report = Report(expected=4 * (len(filters) + 2))
+    report = Report(expected=4 * (len(filters) + 4))
     report.heading(f"Filters over {photos.shape[0]} photographs of {photos.shape[3]}x{photos.shape[2]}")
     filtered = compare_filters(photos, filters, options.device, report)
+    report.heading("Channel shuffles of the photographs, cut into 8x8 blocks whose pixels are channels")
+    compare_shuffles(photos, options.device, report)
     report.heading("A MobileNet-style network over 4 crops of 224x224 (error of a training step: of all its gradients)")
     compare_network(photos, options.device, report)
     good = report.summarise()

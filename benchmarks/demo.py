@@ -1,4 +1,4 @@
-"""fastconv beside PyTorch on two photographs: filters, then a network. `python -m benchmarks.demo`, or `make demo`.
+"""fastconv beside PyTorch on two photographs: filters, then networks. `python -m benchmarks.demo`, or `make demo`.
 
 Every result of both is compared with the same computation in f64, and both are timed, taking turns. The exit code is 1
 if any result of fastconv is further from f64 than PyTorch's own may be.
@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from benchmarks.harness import DTYPES, LAYOUTS, Run, describe_machine, interleaved_samples, settle_allocator
 
 DTYPE_NAMES = ("f32", "bf16")
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu6": F.relu6, "hardswish": F.hardswish, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "gelu": F.gelu,
+}
 
 
 # ---------------------------------------------------------------- the photographs
@@ -77,35 +83,59 @@ def make_filters() -> list[Filter]:
     ]
 
 
-# ---------------------------------------------------------------- a network
+# ---------------------------------------------------------------- networks
 
 
-class TorchDepthwiseConv2d(nn.Conv2d):
-    """What PyTorch has: a grouped convolution, then the activation."""
+class TorchConv2d(nn.Conv2d):
+    """What PyTorch has: the convolution, then the activation, then the channel shuffle."""
 
-    def __init__(self, channels: int, kernel_size: int, stride: int, activation: str) -> None:
-        super().__init__(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels)
-        self.activation = activation
+    activation: str
+    shuffle: int
 
     def forward(self, input: Tensor) -> Tensor:
-        return ACTIVATIONS[self.activation](super().forward(input))
+        output = ACTIVATIONS[self.activation](super().forward(input))
+        return output if self.shuffle == 1 else F.channel_shuffle(output, self.shuffle)
 
 
-def fastconv_depthwise(channels: int, kernel_size: int, stride: int, activation: str) -> nn.Module:
-    return fastconv.nn.DepthwiseConv2d(channels, channels, kernel_size, stride, kernel_size // 2, activation=activation)
+class Layers:
+    """The convolutions that networks are made of here: PyTorch's."""
+
+    def grouped(
+        self, channels_in: int, channels_out: int, kernel_size: int, stride: int, groups: int, activation: str,
+        shuffle: int = 1,
+    ) -> nn.Module:  # fmt: skip
+        layer = TorchConv2d(channels_in, channels_out, kernel_size, stride, kernel_size // 2, groups=groups)
+        layer.activation, layer.shuffle = activation, shuffle
+        return layer
+
+    def depthwise(self, channels: int, kernel_size: int, stride: int, activation: str) -> nn.Module:
+        return self.grouped(channels, channels, kernel_size, stride, channels, activation)
 
 
-Depthwise = Callable[[int, int, int, str], nn.Module]
+class FastconvLayers(Layers):
+    def grouped(
+        self, channels_in: int, channels_out: int, kernel_size: int, stride: int, groups: int, activation: str,
+        shuffle: int = 1,
+    ) -> nn.Module:  # fmt: skip
+        return fastconv.nn.GroupedConv2d(
+            channels_in, channels_out, kernel_size, stride, kernel_size // 2, groups=groups, activation=activation,
+            shuffle=shuffle,
+        )  # fmt: skip
+
+    def depthwise(self, channels: int, kernel_size: int, stride: int, activation: str) -> nn.Module:
+        return fastconv.nn.DepthwiseConv2d(
+            channels, channels, kernel_size, stride, kernel_size // 2, activation=activation
+        )
 
 
 class Separable(nn.Module):
     """A depthwise and a pointwise convolution, the unit of MobileNet."""
 
     def __init__(
-        self, depthwise: Depthwise, channels_in: int, channels_out: int, kernel_size: int, stride: int, activation: str
+        self, layers: Layers, channels_in: int, channels_out: int, kernel_size: int, stride: int, activation: str
     ) -> None:
         super().__init__()
-        self.depthwise = depthwise(channels_in, kernel_size, stride, activation)
+        self.depthwise = layers.depthwise(channels_in, kernel_size, stride, activation)
         self.pointwise = nn.Conv2d(channels_in, channels_out, 1)
         self.residual = stride == 1 and channels_in == channels_out
 
@@ -114,26 +144,74 @@ class Separable(nn.Module):
         return output + input if self.residual else output
 
 
-class Network(nn.Module):
-    """A small MobileNet-style classifier; its state_dict is the same whichever depthwise convolution it is made of."""
+class Bottleneck(nn.Module):
+    """A grouped convolution between two pointwise ones, the unit of ResNeXt."""
 
-    def __init__(self, depthwise: Depthwise, classes: int = 10) -> None:
+    def __init__(self, layers: Layers, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
-        self.blocks = nn.Sequential(
-            Separable(depthwise, 32, 64, 3, 1, "relu6"),
-            Separable(depthwise, 64, 128, 3, 2, "relu6"),
-            Separable(depthwise, 128, 128, 3, 1, "relu6"),
-            Separable(depthwise, 128, 192, 5, 2, "hardswish"),
-            Separable(depthwise, 192, 192, 5, 1, "hardswish"),
-            Separable(depthwise, 192, 384, 7, 2, "gelu"),
-            Separable(depthwise, 384, 384, 7, 1, "gelu"),
-        )
-        self.classifier = nn.Linear(384, classes)
+        width = channels_out // 2
+        self.reduce = nn.Conv2d(channels_in, width, 1)
+        self.grouped = layers.grouped(width, width, 3, stride, 32, "relu")
+        self.expand = nn.Conv2d(width, channels_out, 1)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.expand(self.grouped(self.reduce(input)))
+        return output + input if self.residual else output
+
+
+class ShuffleUnit(nn.Module):
+    """Grouped pointwise convolutions, the first one shuffled, around a depthwise one: the unit of ShuffleNet."""
+
+    def __init__(self, layers: Layers, channels: int, groups: int) -> None:
+        super().__init__()
+        self.reduce = layers.grouped(channels, channels // 4, 1, 1, groups, "relu", shuffle=groups)
+        self.depthwise = layers.depthwise(channels // 4, 3, 1, "none")
+        self.expand = layers.grouped(channels // 4, channels, 1, 1, groups, "none")
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + self.expand(self.depthwise(self.reduce(input)))
+
+
+class Network(nn.Module):
+    """A small classifier; its state_dict is the same whichever layers it is made of."""
+
+    def __init__(self, stem: nn.Module, blocks: nn.Module, features: int, classes: int = 10) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.classifier = stem, blocks, nn.Linear(features, classes)
 
     def forward(self, input: Tensor) -> Tensor:
         features = self.blocks(F.relu6(self.stem(input)))
         return self.classifier(features.mean(dim=(2, 3)))
+
+
+def mobile_network(layers: Layers) -> Network:
+    blocks = nn.Sequential(
+        Separable(layers, 32, 64, 3, 1, "relu6"),
+        Separable(layers, 64, 128, 3, 2, "relu6"),
+        Separable(layers, 128, 128, 3, 1, "relu6"),
+        Separable(layers, 128, 192, 5, 2, "hardswish"),
+        Separable(layers, 192, 192, 5, 1, "hardswish"),
+        Separable(layers, 192, 384, 7, 2, "gelu"),
+        Separable(layers, 384, 384, 7, 1, "gelu"),
+    )
+    return Network(nn.Conv2d(3, 32, 3, stride=2, padding=1), blocks, 384)
+
+
+def grouped_network(layers: Layers) -> Network:
+    blocks = nn.Sequential(
+        Bottleneck(layers, 64, 256, 1),
+        Bottleneck(layers, 256, 256, 1),
+        Bottleneck(layers, 256, 512, 2),
+        Bottleneck(layers, 512, 512, 1),
+        nn.Conv2d(512, 240, 1),
+        ShuffleUnit(layers, 240, 3),
+        ShuffleUnit(layers, 240, 3),
+    )
+    return Network(nn.Conv2d(3, 64, 7, stride=4, padding=3), blocks, 240)
+
+
+NETWORKS: dict[str, Callable[[Layers], Network]] = {"MobileNet": mobile_network, "ResNeXt, ShuffleNet": grouped_network}
 
 
 def logits_and_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,12 +376,12 @@ def compare_filters(photos: Tensor, filters: list[Filter], device: str, report: 
     return filtered
 
 
-def compare_network(photos: Tensor, device: str, report: Report) -> None:
+def compare_network(photos: Tensor, make: Callable[[Layers], Network], device: str, report: Report) -> None:
     crops = [photos[:, :, top : top + 224, left : left + 224] for top, left in ((0, 0), (100, 300))]
     images = torch.cat(crops) - 0.5
     labels = torch.arange(len(images), device=device)
     torch.manual_seed(0)
-    plain = Network(TorchDepthwiseConv2d).to(device)
+    plain = make(Layers()).to(device)
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.copy_(parameter.bfloat16())  # exact in every dtype used here
@@ -313,8 +391,7 @@ def compare_network(photos: Tensor, device: str, report: Report) -> None:
         for dtype, layout in number_settings():
             input = images.to(DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
             theirs, ours = (
-                _typed(Network(depthwise).to(device), plain, dtype, layout)
-                for depthwise in (TorchDepthwiseConv2d, fastconv_depthwise)
+                _typed(make(layers).to(device), plain, dtype, layout) for layers in (Layers(), FastconvLayers())
             )
             results = [logits_and_gradients(network, input, labels) for network in (theirs, ours)]
             if step == "one training step":
@@ -431,13 +508,14 @@ def main(arguments: list[str] | None = None) -> int:
     settle_allocator()
     photos = load_photos().to(options.device)
     filters = make_filters()
-    report = Report(expected=4 * (len(filters) + 4))
+    report = Report(expected=4 * (len(filters) + 2 + 2 * len(NETWORKS)))
     report.heading(f"Filters over {photos.shape[0]} photographs of {photos.shape[3]}x{photos.shape[2]}")
     filtered = compare_filters(photos, filters, options.device, report)
     report.heading("Channel shuffles of the photographs, cut into 8x8 blocks whose pixels are channels")
     compare_shuffles(photos, options.device, report)
-    report.heading("A MobileNet-style network over 4 crops of 224x224 (error of a training step: of all its gradients)")
-    compare_network(photos, options.device, report)
+    for style, make in NETWORKS.items():
+        report.heading(f"A network in the style of {style} over 4 crops of 224x224 (error of a step: of all gradients)")
+        compare_network(photos, make, options.device, report)
     good = report.summarise()
     picture = options.output / "filters.png"
     save_picture(picture, photos, filtered)

@@ -74,6 +74,12 @@ CASES = [
     Case("k3_dilation_stride", size=(12, 13), stride=(2, 3), padding=(2, 2), dilation=(2, 2)),
     Case("k3_dilation_stride_w", channels=3, multiplier=2, stride=(1, 3), padding=(2, 2), dilation=(2, 2)),
     Case("k3_stride_w", channels=3, multiplier=2, stride=(1, 2), padding=(2, 2)),
+    # As many channels as the widest vector has lanes, and more.
+    Case("k3_stride2_channels20_high", batch=1, channels=20, size=(45, 9), stride=(2, 2), padding=(1, 1)),
+    Case("k3_dilation_channels20", channels=20, size=(11, 13), padding=(3, 2), dilation=(3, 2)),
+    Case("k3_padding_channels16", channels=16, size=(5, 4), padding=(4, 5)),
+    Case("k4_channels20", channels=20, size=(10, 13), kernel=(4, 4), padding=(1, 2)),
+    Case("k2x3_stride3_channels18", batch=1, channels=18, size=(11, 9), kernel=(2, 3), stride=(3, 3), padding=(1, 0)),
     Case("k5", size=(10, 21), kernel=(5, 5), padding=(2, 2)),
     Case("k5_stride2", channels=16, size=(9, 14), kernel=(5, 5), stride=(2, 2), padding=(2, 2)),
     Case("k5_stride_h", kernel=(5, 5), stride=(2, 1), padding=(2, 1)),

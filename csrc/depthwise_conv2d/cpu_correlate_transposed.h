@@ -34,14 +34,6 @@ FASTCONV_INLINE void transpose(V* v) {
   }
 }
 
-// How far ahead planes are prefetched, in elements: of small ones, which leave the hardware's prefetchers behind, the
-// next vector of channels.
-template <class scalar_t>
-inline int64_t planes_ahead(const FeatureMap& map, int64_t height) {
-  constexpr int L = kLanes<acc_type<scalar_t>>;
-  return height * map.stride_h * int64_t(sizeof(scalar_t)) <= 4096 ? L * map.stride_c : 256 / int64_t(sizeof(scalar_t));
-}
-
 // `count` elements of each plane -> `count` vectors.
 template <class scalar_t, class acc_t>
 __attribute__((noinline)) void gather_planes(const scalar_t* const* planes, int64_t offset, int64_t count,
@@ -119,6 +111,36 @@ __attribute__((noinline)) void scatter_planes(const acc_t* in, int64_t count, in
   }
 }
 
+// The planes of a vector of channels of one image. Those beyond the `live` channels that exist are the first one again.
+template <class scalar_t>
+struct Planes {
+  static constexpr int L = kLanes<acc_type<std::remove_const_t<scalar_t>>>;
+  scalar_t* plane[L];
+  int64_t stride_h, live;
+  int64_t ahead;  // how far to prefetch, in elements
+
+  Planes(const FeatureMap& map, int64_t n, int64_t channel, int64_t live, int64_t height)
+      : stride_h(map.stride_h), live(live) {
+    for (int64_t l = 0; l < L; ++l)
+      plane[l] = static_cast<scalar_t*>(map.data) + n * map.stride_n + (channel + (l < live ? l : 0)) * map.stride_c;
+    // Small planes leave the hardware's prefetchers behind: there, the next vector of channels.
+    const bool small = height * stride_h * int64_t(sizeof(scalar_t)) <= 4096;
+    ahead = small ? L * map.stride_c : 256 / int64_t(sizeof(scalar_t));
+  }
+
+  // Rows first <= y < end, `width` vectors each. Writes whole groups of vectors: up to L - 1 past the last.
+  template <class acc_t>
+  void gather(int64_t first, int64_t end, int64_t width, acc_t* out) const {
+    if (stride_h == width) return gather_planes(plane, first * width, (end - first) * width, ahead, out);
+    for (; first < end; ++first, out += width * L) gather_planes(plane, first * stride_h, width, ahead, out);
+  }
+  template <class acc_t>
+  void scatter(const acc_t* in, int64_t first, int64_t end, int64_t width) const {
+    if (stride_h == width) return scatter_planes(in, (end - first) * width, live, ahead, plane, first * width);
+    for (; first < end; ++first, in += width * L) scatter_planes(in, width, live, ahead, plane, first * stride_h);
+  }
+};
+
 inline int64_t destination_size(const Axis& axis) {
   int64_t size = 0;
   for (const Phase& phase : axis.phases) size += phase.count;
@@ -151,15 +173,10 @@ void correlate_transposed(const Correlation& c, int64_t strip, int64_t begin, in
   };
   cut(thread_scratch(cut(nullptr)));
 
-  Correlation lanes = c;  // as the tiles see it
-  lanes.channels = L;
-  lanes.source = {nullptr, 0, 1, source_width * L, L};
-  lanes.destination = {nullptr, 0, 1, width * L, L};
-  lanes.bias = c.bias ? bias : nullptr;
+  const Correlation lanes =  // as the tiles see it
+      c.of({nullptr, 0, 1, source_width * L, L}, {nullptr, 0, 1, width * L, L}, L, c.bias ? bias : nullptr);
   fill_direct_tap_columns(lanes, tap_columns);
 
-  const int64_t source_ahead = planes_ahead<scalar_t>(c.source, c.y.source_size);
-  const int64_t ahead = planes_ahead<scalar_t>(c.destination, height);
   for (int64_t block = 0; block < blocks; ++block) weights_are_packed[block] = 0;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / (blocks * strips), block = item / strips % blocks, channel = block * L;
@@ -168,15 +185,8 @@ void correlate_transposed(const Correlation& c, int64_t strip, int64_t begin, in
     if (!weights_are_packed[block]) pack_weights<scalar_t, acc_t, true>(c, channel, weights + block * taps * L);
     weights_are_packed[block] = 1;
     if (c.bias) store(bias, load_first(static_cast<const scalar_t*>(c.bias) + channel, live));
-    const scalar_t* source_planes[L];
-    scalar_t* planes[L];
-    for (int64_t l = 0; l < L; ++l) {
-      const int64_t known = channel + (l < live ? l : 0);
-      source_planes[l] =
-          static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n + known * c.source.stride_c;
-      planes[l] =
-          static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n + known * c.destination.stride_c;
-    }
+    const Planes<const scalar_t> source_planes(c.source, n, channel, live, c.y.source_size);
+    const Planes<scalar_t> planes(c.destination, n, channel, live, height);
     const Existing strip_rows(first * c.y.stride - c.y.pad, 1, c.y.source_size, source_rows);
     const int64_t first_source_row = first * c.y.stride - c.y.pad + strip_rows.first;
     int64_t packed = first_source_row;
@@ -184,25 +194,15 @@ void correlate_transposed(const Correlation& c, int64_t strip, int64_t begin, in
       const int64_t row_end = row + chunk < last ? row + chunk : last;
       int64_t needed = (row_end - 1) * c.y.stride + c.y.span - c.y.pad;
       needed = needed < c.y.source_size ? needed : c.y.source_size;
-      if (packed < needed && c.source.stride_h == source_width) {
-        gather_planes(source_planes, packed * source_width, (needed - packed) * source_width, source_ahead,
-                      source + (packed - first_source_row) * source_width * L);
-        packed = needed;
-      }
-      for (; packed < needed; ++packed)
-        gather_planes(source_planes, packed * c.source.stride_h, source_width, source_ahead,
-                      source + (packed - first_source_row) * source_width * L);
+      if (packed < needed)
+        source_planes.gather(packed, needed, source_width, source + (packed - first_source_row) * source_width * L);
+      packed = needed > packed ? needed : packed;
       const acc_t* image = source - first_source_row * source_width * L;
       acc_t* out_image = destination - row * c.y.step * width * L;
       for (int64_t row0 = row; row0 < row_end; row0 += group)
         correlate_rows<acc_t>(lanes, row0, row_end, image, out_image, weights + block * taps * L, tap_columns, sums);
       const int64_t out = row * c.y.step, out_end = row_end * c.y.step < height ? row_end * c.y.step : height;
-      if (c.destination.stride_h == width) {
-        scatter_planes(destination, (out_end - out) * width, live, ahead, planes, out * width);
-      } else {
-        for (int64_t y = out; y < out_end; ++y)
-          scatter_planes(destination + (y - out) * width * L, width, live, ahead, planes, y * c.destination.stride_h);
-      }
+      planes.scatter(destination, out, out_end, width);
     }
   }
 }

@@ -1,12 +1,19 @@
-// The weight gradient of small kernels in channels_last: like the forward pass, it reads the tensors themselves,
-// channel block after channel block of the same pixels.
+// The weight gradient of small kernels. Like the forward pass, it reads the tensors themselves in channels_last,
+// channel block after channel block of the same pixels, and in nchw may transpose a vector of channels at a time.
 namespace fastconv::depthwise_conv2d::FASTCONV_ISA {
 
-inline bool is_direct_weight_grad(const Params& p) {
-  return p.layout == Layout::channels_last && p.multiplier == 1 && p.dtype != ElementType::f64 &&
-         p.channels >= kLanes<float> && p.kernel_h == p.kernel_w &&
+inline bool fits_direct_weight_grad(const Params& p) {
+  return p.multiplier == 1 && p.dtype != ElementType::f64 && p.kernel_h == p.kernel_w &&
          (p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7) && p.dilation_h == 1 && p.dilation_w == 1 &&
          p.stride_h == p.stride_w && p.stride_h <= 2;
+}
+
+inline bool is_direct_weight_grad(const Params& p) {
+  return p.layout == Layout::channels_last && p.channels >= kLanes<float> && fits_direct_weight_grad(p);
+}
+
+inline bool is_transposed_weight_grad(const Params& p) {
+  return fits_direct_weight_grad(p) && is_transposed<float>(forward_correlation(p));
 }
 
 template <class scalar_t>
@@ -77,6 +84,48 @@ FASTCONV_INLINE void weight_grad_segment(const SegmentArguments<scalar_t>& a, in
   weight_grad_segment<scalar_t, 7, S>(a);
 }
 
+// The maps of one image that meet in the weight gradient, in channels_last.
+template <class scalar_t>
+struct ImagePair {
+  const scalar_t* input;
+  int64_t input_row_step, input_column_step;
+  const scalar_t* grad;
+  int64_t grad_row_step, grad_column_step;
+};
+
+// Adds to sums, [blocks, kernel_h, kernel_w] vectors, what rows oy < end_row of the gradient give.
+template <class scalar_t>
+void weight_grad_image(const Params& p, const ImagePair<scalar_t>& image, int64_t channels, int64_t first_block,
+                       int64_t last_block, int64_t oy, int64_t end_row, float* sums) {
+  constexpr int L = kLanes<float>;
+  for (; oy < end_row; ++oy) {
+    const int64_t y = oy * p.stride_h - p.padding_h;
+    const Existing rows(y, 1, p.height, p.kernel_h);
+    for (int64_t ox = 0; ox < p.out_width; ox += kSegment) {
+      const int64_t width = p.out_width - ox < kSegment ? p.out_width - ox : kSegment;
+      const int64_t x = ox * p.stride_w - p.padding_w;
+      const Existing columns(x, 1, p.width, (width - 1) * p.stride_w + p.kernel_w);
+      SegmentArguments<scalar_t> a{nullptr,
+                                   image.input_row_step,
+                                   image.input_column_step,
+                                   rows.first,
+                                   rows.end,
+                                   (1u << columns.end) - (1u << columns.first),
+                                   nullptr,
+                                   image.grad_column_step,
+                                   width,
+                                   sums};
+      for (int64_t block = first_block; block < last_block; ++block, a.sums += p.kernel_h * p.kernel_w * L) {
+        const int64_t channel = first_channel<float>(block, channels);
+        a.x = image.input + y * image.input_row_step + x * image.input_column_step + channel;
+        a.grad = image.grad + oy * image.grad_row_step + ox * image.grad_column_step + channel;
+        p.stride_h == 1 ? weight_grad_segment<scalar_t, 1>(a, p.kernel_h)
+                        : weight_grad_segment<scalar_t, 2>(a, p.kernel_h);
+      }
+    }
+  }
+}
+
 template <class scalar_t>
 void weight_grad_direct(const Params& p, WeightGradSplit split, float* partial_sums, int64_t begin, int64_t end) {
   constexpr int L = kLanes<float>;
@@ -98,28 +147,10 @@ void weight_grad_direct(const Params& p, WeightGradSplit split, float* partial_s
     for (int64_t n = p.batch * part / split.parts; n < p.batch * (part + 1) / split.parts; ++n) {
       const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + n * p.input.stride_n;
       fill_zero(image_sums, image_sums + count);  // of one image: shorter sums round less
-      for (int64_t oy = 0; oy < p.out_height; ++oy) {
-        const int64_t y = oy * p.stride_h - p.padding_h;
-        const Existing rows(y, 1, p.height, p.kernel_h);
-        const scalar_t* grad_row =
-            static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n + oy * p.output.stride_h;
-        for (int64_t ox = 0; ox < p.out_width; ox += kSegment) {
-          const int64_t width = p.out_width - ox < kSegment ? p.out_width - ox : kSegment;
-          const int64_t x = ox * p.stride_w - p.padding_w;
-          const Existing columns(x, 1, p.width, (width - 1) * p.stride_w + p.kernel_w);
-          SegmentArguments<scalar_t> a{nullptr,    p.input.stride_h,  p.input.stride_w,
-                                       rows.first, rows.end,          (1u << columns.end) - (1u << columns.first),
-                                       nullptr,    p.output.stride_w, width,
-                                       image_sums};
-          for (int64_t block = first_block; block < last_block; ++block, a.sums += taps * L) {
-            const int64_t channel = first_channel<float>(block, p.channels);
-            a.x = image + y * p.input.stride_h + x * p.input.stride_w + channel;
-            a.grad = grad_row + ox * p.output.stride_w + channel;
-            p.stride_h == 1 ? weight_grad_segment<scalar_t, 1>(a, p.kernel_h)
-                            : weight_grad_segment<scalar_t, 2>(a, p.kernel_h);
-          }
-        }
-      }
+      const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n;
+      weight_grad_image<scalar_t>(
+          p, {image, p.input.stride_h, p.input.stride_w, grad, p.output.stride_h, p.output.stride_w}, p.channels,
+          first_block, last_block, 0, p.out_height, image_sums);
       for (int64_t i = 0; i < count; i += L) store(sums + i, load(sums + i) + load(image_sums + i));
     }
     for (int64_t block = first_block; block < last_block; ++block) {
@@ -129,6 +160,51 @@ void weight_grad_direct(const Params& p, WeightGradSplit split, float* partial_s
           partial_sums[(part * p.channels + channel + lane) * taps + tap] =
               sums[((block - first_block) * taps + tap) * L + lane];
     }
+  }
+}
+
+template <class scalar_t>
+void weight_grad_transposed(const Params& p, WeightGradSplit split, float* partial_sums, int64_t begin, int64_t end) {
+  constexpr int L = kLanes<float>;
+  const int64_t taps = p.kernel_h * p.kernel_w;
+  int64_t strip = kScratchBytes / int64_t(sizeof(float)) / ((p.stride_h * p.width + p.out_width) * L);
+  strip = strip < 1 ? 1 : strip < p.out_height ? strip : p.out_height;
+  float *input, *grad, *sums, *image_sums;
+  auto cut = [&](void* data) {
+    ScratchLayout layout(data);
+    input = layout.take<float>((((strip - 1) * p.stride_h + p.kernel_h) * p.width + L) * L);
+    grad = layout.take<float>((strip * p.out_width + L) * L);
+    sums = layout.take<float>(taps * L);
+    image_sums = layout.take<float>(taps * L);
+    return layout.bytes();
+  };
+  cut(thread_scratch(cut(nullptr)));
+
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t part = item % split.parts, channel = item / split.parts * L;
+    const int64_t live = p.channels - channel < L ? p.channels - channel : L;
+    fill_zero(sums, sums + taps * L);
+    for (int64_t n = p.batch * part / split.parts; n < p.batch * (part + 1) / split.parts; ++n) {
+      const Planes<const scalar_t> input_planes(p.input, n, channel, live, p.height);
+      const Planes<const scalar_t> grad_planes(p.output, n, channel, live, p.out_height);
+      fill_zero(image_sums, image_sums + taps * L);  // of one image: shorter sums round less
+      for (int64_t first = 0; first < p.out_height; first += strip) {
+        const int64_t last = first + strip < p.out_height ? first + strip : p.out_height;
+        const int64_t y = first * p.stride_h - p.padding_h;
+        const Existing rows(y, 1, p.height, (last - 1 - first) * p.stride_h + p.kernel_h);
+        const int64_t first_input_row = y + rows.first;
+        input_planes.gather(first_input_row, y + rows.end, p.width, input);
+        grad_planes.gather(first, last, p.out_width, grad);
+        weight_grad_image<float>(
+            p,
+            {input - first_input_row * p.width * L, p.width * L, L, grad - first * p.out_width * L, p.out_width * L, L},
+            L, 0, 1, first, last, image_sums);
+      }
+      for (int64_t i = 0; i < taps * L; i += L) store(sums + i, load(sums + i) + load(image_sums + i));
+    }
+    for (int64_t lane = 0; lane < live; ++lane)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        partial_sums[(part * p.channels + channel + lane) * taps + tap] = sums[tap * L + lane];
   }
 }
 

@@ -103,6 +103,10 @@ void run_weight_grad_cpu(const Params& p) {
   }
 }
 
+Correlation Correlation::of(FeatureMap source, FeatureMap destination, int64_t channels, const void* bias) const {
+  return {params, source, destination, channels, sources, repeat, y, x, bias, activation};
+}
+
 Correlation forward_correlation(const Params& p) {
   return {&p,
           p.input,

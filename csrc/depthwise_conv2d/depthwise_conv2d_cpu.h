@@ -14,6 +14,9 @@ struct Correlation {
   Axis y, x;
   const void* bias;
   Activation activation;
+
+  // The same of other maps.
+  Correlation of(FeatureMap source, FeatureMap destination, int64_t channels, const void* bias) const;
 };
 
 // Computes a checked, non-empty call: also what a grouped convolution with one channel a group is.

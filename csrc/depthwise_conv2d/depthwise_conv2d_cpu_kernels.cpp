@@ -94,6 +94,9 @@ inline void correlate(const Correlation& c, Split split, int64_t begin, int64_t 
 template <class scalar_t>
 void weight_grad_of(const Params& p, WeightGradSplit split, acc_type<scalar_t>* partial_sums, int64_t begin,
                     int64_t end) {
+  if constexpr (sizeof(scalar_t) <= 4) {
+    if (is_transposed_weight_grad(p)) return weight_grad_transposed<scalar_t>(p, split, partial_sums, begin, end);
+  }
   if (p.layout == Layout::nchw) return weight_grad_packed<scalar_t, false>(p, split, partial_sums, begin, end);
   if constexpr (sizeof(scalar_t) <= 4) {
     if (is_direct_weight_grad(p)) return weight_grad_direct<scalar_t>(p, split, partial_sums, begin, end);
@@ -117,7 +120,7 @@ inline void weight_grad(const Params& p, WeightGradSplit split, void* partial_su
 inline WeightGradSplit weight_grad_split(const Params& p, int64_t threads) {
   const int64_t lanes = p.dtype == ElementType::f64 ? kLanes<double> : kLanes<float>;
   const int64_t blocks = (p.out_channels + lanes - 1) / lanes;
-  int64_t units = p.layout == Layout::nchw ? p.out_channels : blocks;
+  int64_t units = p.layout == Layout::nchw && !is_transposed_weight_grad(p) ? p.out_channels : blocks;
   // Direct: as few groups of channel blocks as there are threads, so that each reads long runs of memory.
   if (is_direct_weight_grad(p)) units = blocks < threads ? blocks : threads;
   const int64_t parts = units >= threads ? 1 : (threads + units - 1) / units;

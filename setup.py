@@ -123,7 +123,7 @@ def extension(name: str, files: list[str], libraries: list[str], cuda: bool = Fa
         libraries=["torch_cpu", *libraries],
         define_macros=DEFINES + (cuda_defines() if cuda else []),
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS} if cuda else CXX_FLAGS,
-        extra_link_args=["-Wl,--gc-sections"] if sys.platform == "linux" else [],
+        extra_link_args=["-Wl,--gc-sections,--strip-debug"] if sys.platform == "linux" else [],
     )
 
 

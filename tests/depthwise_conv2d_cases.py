@@ -87,6 +87,9 @@ CASES = [
     Case("k7", channels=3, size=(14, 23), kernel=(7, 7), padding=(3, 3)),
     Case("k7_channels", batch=1, channels=48, size=(7, 6), kernel=(7, 7), padding=(3, 3)),
     Case("k7_stride2", channels=3, size=(15, 18), kernel=(7, 7), stride=(2, 2), padding=(3, 3)),
+    Case("k5_stride2_channels8", channels=8, size=(9, 12), kernel=(5, 5), stride=(2, 2), padding=(1, 2)),
+    Case("k7_stride2_channels24", channels=24, size=(8, 11), kernel=(7, 7), stride=(2, 2), padding=(2, 3)),
+    Case("k4x9_channels8", channels=8, size=(7, 37), kernel=(4, 9), padding=(2, 4)),
     Case("k13", channels=3, size=(15, 17), kernel=(13, 13), padding=(6, 6)),
     # torch 2.13 and 2.14 return garbage for this one in bfloat16 on some CPUs.
     Case("k13_stride_multiplier2", channels=17, multiplier=2, size=(30, 13), kernel=(13, 13), stride=(3, 2),

@@ -122,6 +122,16 @@ def test_large_kernels_have_fast_kernels_in_nchw(plan):
             assert got["kernel"] == "nchw" and got["size"] == 0 and got["width"] == 8
 
 
+def test_gradients_in_channels_last_have_fast_kernels(plan):
+    for k in (3, 5, 7):
+        for pad in (k // 2, k // 2 + 1):
+            got = plan(INPUT_GRAD, BF16, True, 8, 96, 64, 64, k, 2, pad=pad)
+            assert got["kernel"] == "channels_last" and got["size"] == k and got["width"] == 8
+    for k in (1, 13, 31, (3, 7)):
+        got = plan(WEIGHT_GRAD, F32, True, 8, 64, 56, 56, k)
+        assert got["kernel"] == "channels_last" and got["size"] == 0 and got["width"] == 4
+
+
 def test_what_no_fast_kernel_takes_is_generic(plan):
     assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, dilation=2)["kernel"] == "generic"
     assert plan(FORWARD, F32, False, 2, 8, 32, 32, 3, s=3)["kernel"] == "generic"

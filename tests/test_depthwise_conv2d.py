@@ -33,7 +33,17 @@ class TestDepthwiseConv2d(ConvolutionTests):
     PLAIN = BY_NAME["k3"]
     FEW = named("asymmetric", "asymmetric_multiplier2", "k3", "k3_stride2", "k5_multiplier2_dilation")
     ACTIVATED = named("asymmetric_multiplier2", "k3", "k3_channels67", "k7_stride2", "k13")
-    NOT_FINITE = named("k3", "asymmetric", "k5", "k7_stride2", "k13", "k3_multiplier2", "k3_dilation")
+    NOT_FINITE = named(
+        "k3",
+        "asymmetric",
+        "k5",
+        "k7_stride2",
+        "k13",
+        "k3_multiplier2",
+        "k3_dilation",
+        "k3_stride2_even",
+        "k4x9_channels8",
+    )
     REPEATED = [
         *named("asymmetric", "k3_channels67", "k7", "k3_multiplier3_stride2", "k13"),
         Case("long_sums", batch=5, channels=3, size=(31, 29), padding=(1, 1)),

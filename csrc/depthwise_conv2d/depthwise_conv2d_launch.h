@@ -15,6 +15,7 @@ cudaError_t launch_weight_grad(const Params& params, const Plan& plan, void* wor
 cudaError_t launch_forward_nchw(const Params& params, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_forward_channels_last(const Params& params, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_input_grad_nchw(const Params& params, const Plan& plan, cudaStream_t stream);
+cudaError_t launch_input_grad_channels_last(const Params& params, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_weight_grad_nchw(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream);
 cudaError_t launch_weight_grad_nchw_large(const Params& params, const Plan& plan, void* workspace, cudaStream_t stream);
 cudaError_t launch_weight_grad_channels_last(const Params& params, const Plan& plan, void* workspace,

@@ -47,7 +47,9 @@ inline Plan fast_plan(Direction direction, const Params& p, const DeviceFacts& d
   if (direction == Direction::forward && (stride_1 || has_template))
     return channels_last_forward_plan(p, device, false);
   if (direction == Direction::input_grad && stride_1) return channels_last_forward_plan(as_forward(p), device, true);
-  if (direction == Direction::weight_grad && has_template) return channels_last_weight_grad_plan(p, device);
+  if (direction == Direction::input_grad && has_template) return channels_last_input_grad_plan(p, device);
+  if (direction == Direction::weight_grad && (stride_1 || has_template))
+    return channels_last_weight_grad_plan(p, device);
   return {};
 }
 

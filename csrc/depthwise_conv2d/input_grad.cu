@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(kGenericThreads)
 cudaError_t launch_input_grad(const Params& params, const Plan& plan, cudaStream_t stream) {
   if (plan.kernel == Kernel::nchw && plan.stride == 2) return launch_input_grad_nchw(params, plan, stream);
   if (plan.kernel == Kernel::nchw) return launch_forward_nchw(as_forward(params), plan, stream);
+  if (plan.kernel == Kernel::channels_last && plan.stride == 2)
+    return launch_input_grad_channels_last(params, plan, stream);
   if (plan.kernel == Kernel::channels_last) return launch_forward_channels_last(as_forward(params), plan, stream);
   return with_element_type(params.dtype, [&](auto zero) {
     using scalar_t = decltype(zero);

@@ -14,6 +14,7 @@ constexpr int kTileThreads = 256;   // at most
 constexpr int kMaxPlanes = 32;      // planes of a block
 constexpr int kStripRows = 4;       // output rows of a thread at stride 1
 constexpr int kTapGroup = 8;        // taps that the any-size kernels take at a time
+constexpr int kTapRow = 8;          // taps of a thread, channels_last weight gradient of any size
 constexpr int kStaticBytes = 4096;  // of static shared memory, at most
 
 // The tiles of an NCHW kernel: see nchw_tile.cuh. A block works on `planes` planes, and in each on strips_y * strips_x
@@ -42,9 +43,11 @@ struct WeightGradTile {
   int items = 1, splits = 1;
 };
 
-// The channels_last weight gradient: threads are lanes x kernel_size x row_lanes.
+// The channels_last weight gradient: a block has lanes x tap_rows x row_lanes threads. `rows` is the rows of all
+// images, each cut into `pieces` of piece_columns.
 struct ChannelReduceShape {
-  int lanes = 8, channel_blocks = 1, row_lanes = 1, rows_per_split = 1;
+  int lanes = 8, channel_blocks = 1, tap_rows = 1, tap_blocks = 1, row_lanes = 1;
+  int rows = 1, rows_per_split = 1, pieces = 1, piece_columns = 1;
 };
 
 struct Plan : ConvolutionPlan {

@@ -1,37 +1,56 @@
-// depthwise_conv2d, gradient with respect to weight in channels_last, kernel sizes 3, 5 and 7 at stride 1 and 2,
-// multiplier 1.
+// depthwise_conv2d, gradient with respect to weight in channels_last, multiplier 1: kernel sizes 3, 5 and 7 at stride 1
+// and 2, and any other size at stride 1 (kernel_size 0 below).
 //
-// A thread has 16 bytes of channels, one row ky of the kernel, and every row_lanes-th output row of its block's share;
-// it walks along a row with a window of inputs in registers. Must move both tensors once; the kSize threads that share
-// a row of grad_output meet in the L1. Does kernel_h * kernel_w multiply-adds an output: bound by DRAM at sizes 3 and
-// 5, by FFMA at size 7 in 16-bit types.
+// A thread has 16 bytes of channels, a row of taps (one row of the kernel; of a kernel of any size kTapRow taps of it),
+// and every row_lanes-th output row of its block's share; it walks along a row with a window of inputs in registers.
+// Must move both tensors once; the threads that share a row of grad_output meet in the L1. Does kernel_h * kernel_w
+// multiply-adds an output: bound by DRAM at sizes 3 and 5, by FFMA at size 7 in 16-bit types and in larger kernels.
 #include "depthwise_conv2d/channels_last_tile.cuh"
 
 namespace fastconv::depthwise_conv2d {
 
-// Adds one row of grad_output times one row of input to the sums of one row of the kernel. `input` points at column
-// -padding. Slots of the window are named by the column modulo kSize, so that nothing is moved.
-template <class scalar_t, int kSize, int kStride>
-__device__ __forceinline__ void accumulate_weight_grad_row(const scalar_t* grad, int grad_stride, int out_width,
-                                                           const scalar_t* input, int input_stride, int padding,
-                                                           int width, float (&sums)[kSize][kVec<scalar_t>]) {
+// Adds `columns` of a row of grad_output times a row of input to the sums of kTaps taps. `input` points at the column
+// that meets the first of both, which is x0. Slots of the window are named by the column modulo kTaps, so that nothing
+// is moved.
+template <class scalar_t, int kTaps, int kStride>
+__device__ __forceinline__ void accumulate_weight_grad_row(const scalar_t* grad, int grad_stride, int columns,
+                                                           const scalar_t* input, int input_stride, int x0, int width,
+                                                           float (&sums)[kTaps][kVec<scalar_t>]) {
   constexpr int kWidth = kVec<scalar_t>;
-  float window[kSize][kWidth];
-  UNROLL for (int j = 0; j < kSize - kStride; ++j)
-      load_or_zero(input + j * input_stride, unsigned(j - padding) < unsigned(width), window[j]);
-  for (int x = 0; x < out_width; x += kSize) {
-    UNROLL for (int t = 0; t < kSize; ++t) {
-      if (x + t < out_width) {
+  float window[kTaps][kWidth];
+  UNROLL for (int j = 0; j < kTaps - kStride; ++j)
+      load_or_zero(input + j * input_stride, unsigned(x0 + j) < unsigned(width), window[j]);
+  for (int x = 0; x < columns; x += kTaps) {
+    UNROLL for (int t = 0; t < kTaps; ++t) {
+      if (x + t < columns) {
         float g[kWidth];
         load_or_zero(grad + (x + t) * grad_stride, true, g);
-        UNROLL for (int s = kSize - kStride; s < kSize; ++s) {
+        UNROLL for (int s = kTaps - kStride; s < kTaps; ++s) {
           const int column = (x + t) * kStride + s;
-          load_or_zero(input + column * input_stride, unsigned(column - padding) < unsigned(width),
-                       window[(t * kStride + s) % kSize]);
+          load_or_zero(input + column * input_stride, unsigned(x0 + column) < unsigned(width),
+                       window[(t * kStride + s) % kTaps]);
         }
-        UNROLL for (int kx = 0; kx < kSize; ++kx) UNROLL for (int v = 0; v < kWidth; ++v) sums[kx][v] +=
-            g[v] * window[(t * kStride + kx) % kSize][v];
+        UNROLL for (int kx = 0; kx < kTaps; ++kx) UNROLL for (int v = 0; v < kWidth; ++v) sums[kx][v] +=
+            g[v] * window[(t * kStride + kx) % kTaps][v];
       }
+    }
+  }
+}
+
+// The same sums, leaving out what lies beyond the ends of the row. There the window holds zeros, and zero times
+// infinity is not a number.
+template <class scalar_t, int kTaps, int kStride>
+__device__ void accumulate_row_inside(const scalar_t* grad, int grad_stride, int columns, const scalar_t* input,
+                                      int input_stride, int x0, int width, float (&sums)[kTaps][kVec<scalar_t>]) {
+  constexpr int kWidth = kVec<scalar_t>;
+  NO_UNROLL for (int x = 0; x < columns; ++x) {
+    float g[kWidth], in[kWidth];
+    load_vec(grad + x * grad_stride, g);
+    UNROLL for (int t = 0; t < kTaps; ++t) {
+      const int column = x * kStride + t;
+      if (unsigned(x0 + column) >= unsigned(width)) continue;
+      load_vec(input + column * input_stride, in);
+      UNROLL for (int v = 0; v < kWidth; ++v) sums[t][v] += g[v] * in[v];
     }
   }
 }
@@ -39,50 +58,73 @@ __device__ __forceinline__ void accumulate_weight_grad_row(const scalar_t* grad,
 template <class scalar_t, int kSize, int kStride>
 __global__ void __launch_bounds__(kTileThreads)
     depthwise_conv2d_weight_grad_channels_last_kernel(const Params p, const ChannelReduceShape shape, float* partial) {
-  constexpr int kWidth = kVec<scalar_t>;
+  constexpr int kWidth = kVec<scalar_t>, kTaps = kSize > 0 ? kSize : kTapRow;
   DYN_SMEM(float4, shared_sums);
   const int lane = threadIdx.x & (shape.lanes - 1), rest = threadIdx.x / shape.lanes;
-  const int ky = rest % kSize, row_lane = rest / kSize;
-  const int channels = int(p.channels), out_height = int(p.out_height), height = int(p.height);
-  const int channel_block = blockIdx.x % shape.channel_blocks, split = blockIdx.x / shape.channel_blocks;
-  const int channel = (channel_block * shape.lanes + lane) * kWidth;
+  unsigned block = blockIdx.x;
+  const int channel = (block % shape.channel_blocks * shape.lanes + lane) * kWidth;
+  block /= shape.channel_blocks;
+  const int tap_row = block % shape.tap_blocks * shape.tap_rows + rest % shape.tap_rows;
+  const int split = block / shape.tap_blocks, row_lane = rest / shape.tap_rows;
+  const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w), channels = int(p.channels);
+  // Neighbouring threads take rows of the kernel, which meet in the same rows of the input.
+  const int ky = kSize > 0 ? tap_row : tap_row % kernel_h, kx0 = kSize > 0 ? 0 : tap_row / kernel_h * kTaps;
+  const bool works = channel < channels && kx0 < kernel_w && row_lane < shape.row_lanes;
 
-  float sums[kSize][kWidth] = {};
-  if (channel < channels) {
+  float sums[kTaps][kWidth] = {};
+  if (works) {
+    const int out_height = int(p.out_height), height = int(p.height), rows = int(p.batch) * out_height;
     const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + channel;
     const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + channel;
-    const int row_end = min(int(p.batch) * out_height, (split + 1) * shape.rows_per_split);
-    const int row_begin = split * shape.rows_per_split + row_lane;
-    int n = row_begin / out_height, oy = row_begin % out_height;
-    for (int row = row_begin; row < row_end; row += shape.row_lanes) {
-      const int y = oy * kStride + ky - int(p.padding_h);
-      if (unsigned(y) < unsigned(height))
-        accumulate_weight_grad_row<scalar_t, kSize, kStride>(
-            grad + n * p.output.stride_n + oy * int(p.output.stride_h), int(p.output.stride_w), int(p.out_width),
-            input + n * p.input.stride_n + y * int(p.input.stride_h) - int(p.padding_w) * int(p.input.stride_w),
-            int(p.input.stride_w), int(p.padding_w), int(p.width), sums);
-      for (oy += shape.row_lanes; oy >= out_height; oy -= out_height) ++n;
+    const int row_end = min(shape.rows, (split + 1) * shape.rows_per_split);
+    auto sum_up = [&](auto accumulate) {
+      for (int row = split * shape.rows_per_split + row_lane; row < row_end; row += shape.row_lanes) {
+        const int piece = row / rows, image_row = row % rows, n = image_row / out_height, oy = image_row % out_height;
+        const int y = oy * kStride + ky - int(p.padding_h), ox = piece * shape.piece_columns;
+        const int x0 = ox * kStride + kx0 - int(p.padding_w), columns = min(shape.piece_columns, int(p.out_width) - ox);
+        if (unsigned(y) >= unsigned(height)) continue;
+        accumulate(grad + n * p.output.stride_n + (oy * int(p.output.stride_h) + ox * int(p.output.stride_w)), columns,
+                   input + n * p.input.stride_n + (y * int(p.input.stride_h) + x0 * int(p.input.stride_w)), x0);
+      }
+    };
+    const int grad_stride = int(p.output.stride_w), input_stride = int(p.input.stride_w), width = int(p.width);
+    sum_up([&](const scalar_t* grad_row, int columns, const scalar_t* input_row, int x0) {
+      accumulate_weight_grad_row<scalar_t, kTaps, kStride>(grad_row, grad_stride, columns, input_row, input_stride, x0,
+                                                           width, sums);
+    });
+    float any_nan = 0;
+    UNROLL for (int t = 0; t < kTaps; ++t) UNROLL for (int v = 0; v < kWidth; ++v) any_nan += sums[t][v];
+    if (isnan(any_nan)) {
+      UNROLL for (int t = 0; t < kTaps; ++t) UNROLL for (int v = 0; v < kWidth; ++v) sums[t][v] = 0;
+      sum_up([&](const scalar_t* grad_row, int columns, const scalar_t* input_row, int x0) {
+        accumulate_row_inside<scalar_t, kTaps, kStride>(grad_row, grad_stride, columns, input_row, input_stride, x0,
+                                                        width, sums);
+      });
     }
   }
 
-  const int threads = blockDim.x, row_step = kSize * shape.lanes;
-  UNROLL for (int kx = 0; kx < kSize; ++kx) {
+  // The row_lanes threads of the same taps and channels add up their sums.
+  const int row_step = shape.tap_rows * shape.lanes, threads = row_step * shape.row_lanes;
+  UNROLL for (int t = 0; t < kTaps; ++t) {
     UNROLL for (int q = 0; q < kWidth / 4; ++q) {
-      const float* v = sums[kx] + 4 * q;
-      __syncthreads();
-      shared_sums[threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
-      __syncthreads();
-      if (row_lane != 0 || channel >= channels) continue;
-      float4 total = shared_sums[threadIdx.x];
+      const float* v = sums[t] + 4 * q;
+      float4 total = make_float4(v[0], v[1], v[2], v[3]);
+      if (shape.row_lanes > 1) {
+        __syncthreads();
+        shared_sums[threadIdx.x] = total;
+        __syncthreads();
+      }
+      if (row_lane != 0 || !works || kx0 + t >= kernel_w) continue;
       for (int i = threadIdx.x + row_step; i < threads; i += row_step) {
         const float4 other = shared_sums[i];
         total.x += other.x, total.y += other.y, total.z += other.z, total.w += other.w;
       }
-      float* target = partial + (int64_t(split) * channels + channel + 4 * q) * (kSize * kSize) + ky * kSize + kx;
+      const int taps = kernel_h * kernel_w;
+      float* target = partial + (int64_t(split) * channels + channel + 4 * q) * taps + ky * kernel_w + kx0 + t;
       target[0] = total.x;
-      target[kSize * kSize] = total.y;
-      target[2 * kSize * kSize] = total.z;
-      target[3 * kSize * kSize] = total.w;
+      target[taps] = total.y;
+      target[2 * taps] = total.z;
+      target[3 * taps] = total.w;
     }
   }
 }
@@ -109,7 +151,7 @@ cudaError_t launch_weight_grad_channels_last(const Params& params, const Plan& p
       case 72:
         return run(depthwise_conv2d_weight_grad_channels_last_kernel<scalar_t, 7, 2>);
       default:
-        return cudaErrorInvalidValue;
+        return run(depthwise_conv2d_weight_grad_channels_last_kernel<scalar_t, 0, 1>);
     }
   });
 }

@@ -36,6 +36,23 @@ __device__ __forceinline__ void accumulate_weight_grad(const scalar_t* input, in
   }
 }
 
+// The same sums for kRows x kColumns outputs from y0, x0 on, straight from the planes, leaving out what lies outside of
+// them. Beyond the edge of a plane the tiles hold zeros, and zero times infinity is not a number.
+template <class scalar_t, int kSize, int kStride>
+__device__ void accumulate_inside(const Params& p, const scalar_t* input, const scalar_t* grad, int y0, int x0,
+                                  float (&sums)[kSize * kSize]) {
+  using S = Strip<scalar_t, kStride>;
+  const int y_end = min(y0 + S::kRows, int(p.out_height)), x_end = min(x0 + S::kColumns, int(p.out_width));
+  NO_UNROLL for (int oy = y0; oy < y_end; ++oy) NO_UNROLL for (int ox = x0; ox < x_end; ++ox) {
+    const float g = to_acc(grad[oy * int(p.output.stride_h) + ox]);
+    UNROLL for (int ky = 0; ky < kSize; ++ky) UNROLL for (int kx = 0; kx < kSize; ++kx) {
+      const int y = oy * kStride + ky - int(p.padding_h), x = ox * kStride + kx - int(p.padding_w);
+      if (unsigned(y) < unsigned(p.height) && unsigned(x) < unsigned(p.width))
+        sums[ky * kSize + kx] += g * to_acc(input[y * int(p.input.stride_h) + x]);
+    }
+  }
+}
+
 // Adds each of kCount values over the lanes of a warp; lane i (mod kCount) returns the sum of value i. Each step halves
 // the values that a lane still holds, so this takes kCount shuffles and not 5 * kCount. kCount is a power of two <= 32.
 template <int kCount>
@@ -54,7 +71,7 @@ __device__ __forceinline__ float warp_sums(float (&values)[kCount]) {
 }
 
 template <class scalar_t, int kSize, int kStride>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 2)
     depthwise_conv2d_weight_grad_nchw_kernel(const Params p, const WeightGradTile tile, float* partial) {
   using S = Strip<scalar_t, kStride>;
   constexpr int kTaps = kSize * kSize, kGroup = kTaps < 16 ? 16 : 32, kTapGroups = (kTaps + kGroup - 1) / kGroup;
@@ -87,6 +104,26 @@ __global__ void __launch_bounds__(kTileThreads)
           input_tile + (plane * shape.tile_rows + y * S::kRows * kStride) * shape.pitch + x * kVec<scalar_t>,
           shape.pitch, grad_tile + (plane * tile.grad.tile_rows + y * S::kRows) * tile.grad.pitch + x * S::kColumns,
           tile.grad.pitch, sums);
+    }
+  }
+
+  float any_nan = 0;
+  UNROLL for (int k = 0; k < kTaps; ++k) any_nan += sums[k];
+  if (isnan(any_nan)) {
+    UNROLL for (int k = 0; k < kTaps; ++k) sums[k] = 0;
+    const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + channel / int(p.multiplier) * p.input.stride_c;
+    const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + channel * p.output.stride_c;
+    for (int item = split; item < tile.items; item += tile.splits) {
+      const int tile_x = item % shape.tiles_x, rest = item / shape.tiles_x;
+      const int tile_y = rest % shape.tiles_y, first_image = rest / shape.tiles_y * shape.planes;
+      for (int i = threadIdx.x; i < shape.planes * strips; i += blockDim.x) {
+        const int n = first_image + i / strips, strip = i % strips;
+        const int y = tile_y * shape.strips_y + strip / shape.strips_x;
+        const int x = tile_x * shape.strips_x + strip % shape.strips_x;
+        if (n < int(p.batch))
+          accumulate_inside<scalar_t, kSize, kStride>(p, input + n * p.input.stride_n, grad + n * p.output.stride_n,
+                                                      y * S::kRows, x * S::kColumns, sums);
+      }
     }
   }
 

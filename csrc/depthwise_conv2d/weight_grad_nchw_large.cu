@@ -55,6 +55,31 @@ __global__ void __launch_bounds__(kTileThreads)
                           sums);
   }
   if (!works) return;
+  // Beyond the edge of the input the tile holds zeros, and zero times infinity is not a number: then once more,
+  // straight from the planes, leaving out what lies outside.
+  float any_nan = 0;
+  UNROLL for (int k = 0; k < S::kRows * S::kColumns; ++k) any_nan += sums[k];
+  if (isnan(any_nan)) {
+    UNROLL for (int k = 0; k < S::kRows * S::kColumns; ++k) sums[k] = 0;
+    const int channel = first_channel + plane;
+    for (int item = split; item < tile.items; item += tile.splits) {
+      const int rest = item / cut.tiles_x, first_x = item % cut.tiles_x * cut.pitch;
+      const int first_y = rest % cut.tiles_y * cut.tile_rows, n = rest / cut.tiles_y;
+      const scalar_t* grad_plane = grad + n * p.output.stride_n + channel * p.output.stride_c;
+      const scalar_t* input =
+          static_cast<const scalar_t*>(p.input.data) + n * p.input.stride_n + channel / multiplier * p.input.stride_c;
+      const int y_end = min(first_y + cut.tile_rows, int(p.out_height)),
+                x_end = min(first_x + cut.pitch, int(p.out_width));
+      NO_UNROLL for (int oy = first_y; oy < y_end; ++oy) NO_UNROLL for (int ox = first_x; ox < x_end; ++ox) {
+        const float g = to_acc(grad_plane[oy * grad_stride_h + ox]);
+        UNROLL for (int ky = 0; ky < S::kRows; ++ky) UNROLL for (int kx = 0; kx < S::kColumns; ++kx) {
+          const int y = oy + ky0 + ky - int(p.padding_h), x = ox + kx0 + kx - int(p.padding_w);
+          if (unsigned(y) < unsigned(p.height) && unsigned(x) < unsigned(p.width))
+            sums[ky * S::kColumns + kx] += g * to_acc(input[y * int(p.input.stride_h) + x]);
+        }
+      }
+    }
+  }
   const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w);
   float* target = partial + (int64_t(split) * out_channels + first_channel + plane) * (kernel_h * kernel_w);
   UNROLL for (int y = 0; y < S::kRows; ++y)

@@ -28,82 +28,81 @@ IDLE_LANES = "14 or 7 strips a row leave 1 lane of 8 idle; to stage a tile, inde
 SMALL_PLANE = "half of the strips of a 14 x 14 plane lie outside it, and staging has as much to do as the arithmetic"
 ANY_SIZE = "whether a tap group is whole is asked for each group, and those that are not go tap by tap"
 # channels_last
-FEW_ROWS = "tiles of few rows, so that every multiprocessor has blocks; the rows they share come from the L2"
+SHARED_EDGES = "tiles small enough for all multiprocessors to have blocks: what two of them need is read twice"
 WEIGHTS = "weights are staged tap by tap, where a channel's neighbours lie kernel_size^2 words apart"
 LOADS_OF_ROWS = "every row of a column's input is loaded, tested and unpacked for each ky"
-ROWS_IN_L1 = "blocks of few rows: the rows of input that two of them need are read by both"
-BROADCAST = "the kernel_size threads of a row of grad_output read the same sectors, in different requests"
-GENERIC = "no fast kernel: each thread gathers one element"
+SHARED_ROWS = "blocks of few rows of grad_output: rows of the input that two of them need are read by both"
+OUT_OF_STEP = "threads skip different rows or columns beyond an edge; the emulator takes their loads for two requests"
 
 ROWS = [
     *read_table(
         "nchw",
         globals(),
         """
-forward     f32  K3          |   1.002            |   1.000            |   1.851 EDGES    |    3.90
-forward     f32  STRIDE_2    |   1.009            |   1.163 MID_SECTOR |   1.278 EDGES    |    9.24
-forward     f32  K5          |   1.005            |   1.000            |   1.302 EDGES    |    2.18
-forward     f32  K7          |   1.008            |   1.000            |   1.315 EDGES    |    1.74 IDLE_LANES
-forward     f32  K31         |   1.502            |   1.131 MID_SECTOR |   1.200 EDGES    |    2.42 ANY_SIZE
-forward     f32  WIDE_K3     |   1.041            |   1.152 MID_SECTOR |   1.606 EDGES    |    3.21
-forward     f32  WIDE_K7     |   1.060            |   1.138 MID_SECTOR |   1.022          |    1.46
-forward     bf16 K3          |   1.003            |   1.175 MID_SECTOR |   1.974 EDGES    |    3.29
-forward     bf16 STRIDE_2    |   1.001            |   1.111 MID_SECTOR |   1.542 EDGES    |    6.03
-forward     bf16 K5          |   1.006            |   1.170 MID_SECTOR |   2.090 EDGES    |    2.17 IDLE_LANES
-forward     bf16 K7          |   1.009            |   1.127 MID_SECTOR |   1.714 EDGES    |    1.84 IDLE_LANES
-forward     bf16 K31         |   1.218            |   1.136 MID_SECTOR |   1.214 EDGES    |    2.00 ANY_SIZE
-forward     bf16 K7_14       |   1.112            |   1.621 MID_SECTOR |   1.626 EDGES    |    3.74 SMALL_PLANE
-forward     f16  K7          |   1.009            |   1.127 MID_SECTOR |   1.714 EDGES    |    2.01 IDLE_LANES
-input_grad  f32  K3          |   1.002            |   1.000            |   1.851 EDGES    |    3.90
-input_grad  f32  STRIDE_2    |   1.006            |   1.015            |   1.162 EDGES    |    6.46
-input_grad  f32  STRIDE_2_K7 |   1.017            |   1.000            |   1.491 EDGES    |    2.36
-input_grad  bf16 STRIDE_2    |   1.001            |   1.012            |   1.667 EDGES    |    4.18
-weight_grad f32  K3          |   1.003            |   1.000            |   1.662 EDGES    |    5.35
-weight_grad f32  STRIDE_2    |   1.008            |   1.175 MID_SECTOR |   1.267 EDGES    |   10.58
-weight_grad f32  K5          |   1.007            |   1.001            |   1.310 EDGES    |    2.91
-weight_grad f32  K7          |   1.013            |   1.002            |   1.317 EDGES    |    2.21 IDLE_LANES
-weight_grad f32  K31         |   2.160            |   2.006 PIECES     |   1.003          |    2.41 ANY_SIZE
-weight_grad bf16 K3          |   1.004            |   1.148 MID_SECTOR |   1.813 EDGES    |    3.75
-weight_grad bf16 STRIDE_2    |   1.002            |   1.079 MID_SECTOR |   1.526 EDGES    |    7.02
-weight_grad bf16 K5          |   1.009            |   1.175 MID_SECTOR |   1.905 EDGES    |    2.27 IDLE_LANES
-weight_grad bf16 K7          |   1.017            |   1.153 MID_SECTOR |   1.660 EDGES    |    1.86 IDLE_LANES
-weight_grad bf16 K31         |   3.320            |   3.414 PIECES     |   1.006          |    1.83 ANY_SIZE
-weight_grad bf16 K7_28       |   1.017            |   1.478 MID_SECTOR |   1.270 EDGES    |    2.27 IDLE_LANES
+forward     f32  K3          |   1.002              |   1.000             |   1.851 EDGES    |    3.90
+forward     f32  STRIDE_2    |   1.009              |   1.163 MID_SECTOR  |   1.278 EDGES    |    9.24
+forward     f32  K5          |   1.005              |   1.000             |   1.302 EDGES    |    2.18
+forward     f32  K7          |   1.008              |   1.000             |   1.315 EDGES    |    1.74 IDLE_LANES
+forward     f32  K31         |   1.502              |   1.131 MID_SECTOR  |   1.200 EDGES    |    2.42 ANY_SIZE
+forward     f32  WIDE_K3     |   1.041              |   1.152 MID_SECTOR  |   1.606 EDGES    |    3.21
+forward     f32  WIDE_K7     |   1.060              |   1.138 MID_SECTOR  |   1.022          |    1.46
+forward     bf16 K3          |   1.003              |   1.175 MID_SECTOR  |   1.974 EDGES    |    3.29
+forward     bf16 STRIDE_2    |   1.001              |   1.111 MID_SECTOR  |   1.542 EDGES    |    6.03
+forward     bf16 K5          |   1.006              |   1.170 MID_SECTOR  |   2.090 EDGES    |    2.17 IDLE_LANES
+forward     bf16 K7          |   1.009              |   1.127 MID_SECTOR  |   1.714 EDGES    |    1.84 IDLE_LANES
+forward     bf16 K31         |   1.218              |   1.136 MID_SECTOR  |   1.214 EDGES    |    2.00 ANY_SIZE
+forward     bf16 K7_14       |   1.112              |   1.621 MID_SECTOR  |   1.626 EDGES    |    3.74 SMALL_PLANE
+forward     f16  K7          |   1.009              |   1.127 MID_SECTOR  |   1.714 EDGES    |    2.01 IDLE_LANES
+input_grad  f32  K3          |   1.002              |   1.000             |   1.851 EDGES    |    3.90
+input_grad  f32  STRIDE_2    |   1.006              |   1.015             |   1.162 EDGES    |    6.46
+input_grad  f32  STRIDE_2_K7 |   1.017              |   1.000             |   1.491 EDGES    |    2.36
+input_grad  bf16 STRIDE_2    |   1.001              |   1.012             |   1.667 EDGES    |    4.18
+weight_grad f32  K3          |   1.003              |   1.000             |   1.662 EDGES    |    5.49
+weight_grad f32  STRIDE_2    |   1.008              |   1.175 MID_SECTOR  |   1.267 EDGES    |   11.12
+weight_grad f32  K5          |   1.007              |   1.001             |   1.310 EDGES    |    3.02
+weight_grad f32  K7          |   1.013              |   1.002             |   1.317 EDGES    |    2.33 IDLE_LANES
+weight_grad f32  K31         |   2.160              |   2.006 PIECES      |   1.003          |    2.37 ANY_SIZE
+weight_grad bf16 K3          |   1.004              |   1.148 MID_SECTOR  |   1.813 EDGES    |    3.91
+weight_grad bf16 STRIDE_2    |   1.002              |   1.079 MID_SECTOR  |   1.526 EDGES    |    7.33
+weight_grad bf16 K5          |   1.009              |   1.175 MID_SECTOR  |   1.905 EDGES    |    2.32 IDLE_LANES
+weight_grad bf16 K7          |   1.017              |   1.153 MID_SECTOR  |   1.660 EDGES    |    1.92 IDLE_LANES
+weight_grad bf16 K31         |   3.320              |   3.414 PIECES      |   1.006          |    1.83 ANY_SIZE
+weight_grad bf16 K7_28       |   1.017              |   1.478 MID_SECTOR  |   1.270 EDGES    |    2.35 IDLE_LANES
 """,
     ),
     *read_table(
         "channels_last",
         globals(),
         """
-forward     f32  K3          |   1.522 FEW_ROWS   |   1.000            |   1.035          |    3.83
-forward     f32  STRIDE_2    |   1.209 FEW_ROWS   |   1.000            |   1.035          |    4.32
-forward     f32  K5          |   2.075 FEW_ROWS   |   1.000            |   1.080 WEIGHTS  |    2.78
-forward     f32  K7          |   1.804 FEW_ROWS   |   1.000            |   1.094 WEIGHTS  |    1.74 LOADS_OF_ROWS
-forward     f32  K31         |   4.400            |   1.032            |   1.114 WEIGHTS  |    1.61 LOADS_OF_ROWS
-forward     f32  WIDE_K3     |   1.029            |   1.000            |   1.001          |    3.12
-forward     f32  WIDE_K7     |   1.073            |   1.000            |   1.003          |    1.56
-forward     f32  ONE_IMAGE   |   1.520 FEW_ROWS   |   1.000            |   1.035          |    3.83
-forward     bf16 K3          |   1.522 FEW_ROWS   |   1.000            |   1.364 WEIGHTS  |    4.39
-forward     bf16 STRIDE_2    |   1.209 FEW_ROWS   |   1.000            |   1.364 WEIGHTS  |    5.04
-forward     bf16 K5          |   2.075 FEW_ROWS   |   1.000            |   1.424 WEIGHTS  |    3.56 LOADS_OF_ROWS
-forward     bf16 K7          |   1.804            |   1.000            |   1.440 WEIGHTS  |    2.46 LOADS_OF_ROWS
-forward     bf16 K31         |   4.400            |   1.068 BROADCAST  |   1.114 WEIGHTS  |    1.59 LOADS_OF_ROWS
-forward     bf16 K7_14       |   1.108            |   1.000            |   1.103 WEIGHTS  |    2.01 LOADS_OF_ROWS
-forward     f16  K7          |   1.804            |   1.000            |   1.440 WEIGHTS  |    2.90 LOADS_OF_ROWS
-input_grad  f32  K3          |   1.522 FEW_ROWS   |   1.007            |   1.035          |    3.84
-input_grad  f32  STRIDE_2    |   2.435 GENERIC    |   3.857 GENERIC    |   0.000          |   78.50 GENERIC
-input_grad  f32  STRIDE_2_K7 |   7.629 GENERIC    |   4.359 GENERIC    |   0.000          |   38.54 GENERIC
-input_grad  bf16 STRIDE_2    |   4.533 GENERIC    |   4.266 GENERIC    |   0.000          |   80.92 GENERIC
-weight_grad f32  K3          |   1.108 ROWS_IN_L1 |   1.017            |   1.000          |    3.81
-weight_grad f32  STRIDE_2    |   1.043            |   1.010            |   1.000          |    5.77
-weight_grad f32  K5          |   1.404 ROWS_IN_L1 |   1.059 BROADCAST  |   1.000          |    2.81
-weight_grad f32  K7          |   1.765 ROWS_IN_L1 |   1.123 BROADCAST  |   1.000          |    2.12 LOADS_OF_ROWS
-weight_grad f32  K31         | 472.938 GENERIC    |   1.008            |   1.000          |   15.50 GENERIC
-weight_grad bf16 K3          |   1.267 ROWS_IN_L1 |   1.066 BROADCAST  |   1.091 WEIGHTS  |    4.36
-weight_grad bf16 STRIDE_2    |   1.107 ROWS_IN_L1 |   1.039            |   1.091 WEIGHTS  |    6.60
-weight_grad bf16 K5          |   1.484 ROWS_IN_L1 |   1.114 BROADCAST  |   1.111 WEIGHTS  |    3.23 LOADS_OF_ROWS
-weight_grad bf16 K7          |   1.631            |   1.158 BROADCAST  |   1.120 WEIGHTS  |    2.59 LOADS_OF_ROWS
-weight_grad bf16 K31         | 478.061 GENERIC    |   1.017            |   1.000          |   16.88 GENERIC
+forward     f32  K3          |   1.110 SHARED_EDGES |   1.000             |   1.015          |    3.69
+forward     f32  STRIDE_2    |   1.043              |   1.000             |   1.015          |    4.22
+forward     f32  K5          |   1.241 SHARED_EDGES |   1.000             |   1.035          |    2.73
+forward     f32  K7          |   1.293 SHARED_EDGES |   1.000             |   1.054 WEIGHTS  |    1.88 LOADS_OF_ROWS
+forward     f32  K31         |   4.566              |   1.032             |   1.114 WEIGHTS  |    1.61 LOADS_OF_ROWS
+forward     f32  WIDE_K3     |   1.004              |   1.000             |   1.000          |    3.11
+forward     f32  WIDE_K7     |   1.038              |   1.000             |   1.003          |    1.56
+forward     f32  ONE_IMAGE   |   1.211 SHARED_EDGES |   1.000             |   1.035          |    4.33
+forward     bf16 K3          |   1.085              |   1.000             |   1.010          |    3.34
+forward     bf16 STRIDE_2    |   1.033              |   1.000             |   1.010          |    3.87
+forward     bf16 K5          |   1.182 SHARED_EDGES |   1.000             |   1.024          |    2.71 LOADS_OF_ROWS
+forward     bf16 K7          |   1.293              |   1.000             |   1.192 WEIGHTS  |    2.05 LOADS_OF_ROWS
+forward     bf16 K31         |   4.566              |   1.068 OUT_OF_STEP |   1.114 WEIGHTS  |    1.60 LOADS_OF_ROWS
+forward     bf16 K7_14       |   1.108              |   1.000             |   1.103 WEIGHTS  |    2.01 LOADS_OF_ROWS
+forward     f16  K7          |   1.293              |   1.000             |   1.192 WEIGHTS  |    2.43 LOADS_OF_ROWS
+input_grad  f32  K3          |   1.110 SHARED_EDGES |   1.003             |   1.015          |    3.70
+input_grad  f32  STRIDE_2    |   1.025              |   1.000             |   1.007          |    4.80
+input_grad  f32  STRIDE_2_K7 |   1.094              |   1.000             |   1.019          |    2.46
+input_grad  bf16 STRIDE_2    |   1.055              |   1.000             |   1.019          |    5.82
+weight_grad f32  K3          |   1.108 SHARED_ROWS  |   1.017             |   1.000          |    3.17
+weight_grad f32  STRIDE_2    |   1.043              |   1.010             |   1.000          |    4.66
+weight_grad f32  K5          |   1.404 SHARED_ROWS  |   1.059 OUT_OF_STEP |   1.000          |    2.37
+weight_grad f32  K7          |   1.765 SHARED_ROWS  |   1.123 OUT_OF_STEP |   1.000          |    1.87 LOADS_OF_ROWS
+weight_grad f32  K31         |   8.851              |   1.159 OUT_OF_STEP |   0.000          |    1.41
+weight_grad bf16 K3          |   1.125 SHARED_ROWS  |   1.040             |   1.000          |    3.23
+weight_grad bf16 STRIDE_2    |   1.050              |   1.020             |   1.000          |    4.21
+weight_grad bf16 K5          |   1.484 SHARED_ROWS  |   1.142 OUT_OF_STEP |   1.000          |    2.20 LOADS_OF_ROWS
+weight_grad bf16 K7          |   1.462              |   1.147 OUT_OF_STEP |   1.000          |    1.82 LOADS_OF_ROWS
+weight_grad bf16 K31         |  21.217              |   1.565 OUT_OF_STEP |   0.000          |    1.39
 """,
     ),
 ]

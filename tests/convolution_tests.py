@@ -529,7 +529,6 @@ class ConvolutionTests:
     # -----------------------------------------------------------------------------------------------------------------
     # Values that are not finite
 
-    @pytest.mark.core
     @parametrize("layout", MEMORY_FORMATS)
     @parametrize("dtype", LOW_PRECISION[:2])
     @parametrize("value", [math.nan, math.inf, -math.inf])

@@ -21,21 +21,20 @@ SELECTION = {
 }
 
 
-@pytest.mark.parametrize("name", EMULATED)
-def test_on_device(name: str) -> None:
+def run_tests(name: str, files: list[str], selection: list[str]) -> None:
     if reason := build.why_unavailable(EMULATED[name]):
         pytest.skip(reason)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *FILES,
-        "--device",
-        name,
-        *SELECTION[name],
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = ["--device", name, *selection, "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *files, *options]
     result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", EMULATED)
+def test_on_device(name: str) -> None:
+    run_tests(name, FILES, SELECTION[name])
+
+
+def test_values_that_are_not_finite() -> None:
+    """Tiles hold zeros beyond the edge of a map, which an infinite value must not meet."""
+    run_tests("cuda_on_cpu", ["test_depthwise_conv2d.py"], ["-k", "not_finite"])

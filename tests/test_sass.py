@@ -1,0 +1,105 @@
+"""The machine code of the CUDA kernels, as nvcc makes it for sm_90: what inner loops are made of. Needs no GPU.
+
+An inner loop is one without another inside it. A kernel's main loop is the one with the most arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+from static_gates import occupancy, sass
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+ARCHITECTURE = "sm_90"
+ARITHMETIC = ("fp32", "mma")
+
+# By source: the least share of arithmetic in the main loop of each kernel that is bound by it, by those template
+# arguments that follow the element type (kernel size, stride). PERFORMANCE.md's target is 0.70.
+SHARES = {
+    # Size 7: the loop's text holds the activations too, which a call without one does not run. Any size: 0.77 in 16
+    # bits; in f32 a load of 16 bytes of weights feeds 16 multiply-adds only.
+    "depthwise_conv2d/forward_nchw.cu": {"7, 1": 0.60, "0, 1": 0.66},
+    # Each column is loaded, tested against the edges, zeroed and (16 bits) unpacked once for each row of the kernel.
+    "depthwise_conv2d/forward_channels_last.cu": {"7, 1": 0.60, "0, 1": 0.59},
+    "depthwise_conv2d/weight_grad_nchw.cu": {"7, 1": 0.83, "7, 2": 0.62},
+    "depthwise_conv2d/weight_grad_nchw_large.cu": {"": 0.67},
+    # As forward; two loads feed a row of 7 or 8 taps.
+    "depthwise_conv2d/weight_grad_channels_last.cu": {"7, 1": 0.54, "0, 1": 0.57},
+}
+# Sources whose main loops load and store 16 bytes at a time, and from where.
+WIDE_LOADS = {
+    "depthwise_conv2d/forward_channels_last.cu": "global.load",
+    "depthwise_conv2d/input_grad_channels_last.cu": "global.load",
+    "depthwise_conv2d/weight_grad_channels_last.cu": "global.load",
+}
+
+
+@functools.cache
+def kernels_of(source: str) -> list[sass.KernelSass]:
+    if reason := sass.why_unavailable():
+        pytest.skip(reason)
+    cubin = sass.compile_cubin(CSRC / source, ARCHITECTURE, [CSRC], ["--expt-relaxed-constexpr"])
+    return sass.analyse(cubin)
+
+
+def arguments_of(kernel: sass.KernelSass) -> str:
+    """The template arguments after the element type: "7, 1"."""
+    found = re.search(r"_kernel<[^,>]*(?:, ([^>]*))?>", kernel.readable_name)
+    return found[1] or "" if found else ""
+
+
+def arithmetic(loop: sass.CodeRange) -> int:
+    return sum(loop.by_class[name] for name in ARITHMETIC)
+
+
+def main_loop(kernel: sass.KernelSass) -> sass.CodeRange:
+    return max(kernel.loops, key=arithmetic)
+
+
+@pytest.mark.parametrize("source", SHARES)
+def test_main_loops_are_arithmetic(source: str) -> None:
+    checked = set()
+    for kernel in kernels_of(source):
+        if (least := SHARES[source].get(arguments_of(kernel))) is None:
+            continue
+        loop = main_loop(kernel)
+        assert arithmetic(loop) >= least * len(loop), f"{kernel.readable_name}\n{loop}"
+        checked.add(arguments_of(kernel))
+    assert checked == set(SHARES[source])
+
+
+@pytest.mark.parametrize("source", WIDE_LOADS)
+def test_main_loops_load_16_bytes_at_a_time(source: str) -> None:
+    for kernel in kernels_of(source):
+        widths = main_loop(kernel).access_bits(WIDE_LOADS[source])
+        assert set(widths) == {128}, f"{kernel.readable_name}\n{main_loop(kernel)}"
+
+
+FAST_SOURCES = sorted(str(path.relative_to(CSRC)) for path in CSRC.glob("depthwise_conv2d/*_*.cu"))
+
+
+@pytest.mark.parametrize("source", FAST_SOURCES)
+def test_main_loops_do_not_divide(source: str) -> None:
+    """An integer division is a reciprocal in floating point and its correction, some twenty instructions."""
+    for kernel in kernels_of(source):
+        # NCHW: one turn of the loop is a whole strip of 8 to 32 outputs; to find where it lies takes divisions.
+        allowed = 3 if re.search(r"_nchw_kernel", kernel.readable_name) else 0
+        divisions = sum(i.opcode.startswith("I2F") for i in main_loop(kernel).instructions)
+        assert divisions <= allowed, f"{kernel.readable_name}\n{main_loop(kernel)}"
+
+
+@pytest.mark.parametrize("source", FAST_SOURCES)
+def test_two_blocks_fit_in_a_multiprocessor(source: str, record_property) -> None:
+    """By their registers; shared memory is the plan's affair. In 16 bits a row of 7 or 8 taps or outputs of 8 channels
+    takes 56 or 64 registers, and its inputs as many: there one block must do."""
+    if reason := occupancy.why_unavailable():
+        pytest.skip(reason)
+    for kernel in kernels_of(source):
+        assert kernel.spills == 0 and kernel.local_bytes == 0, kernel.readable_name
+        found = occupancy.occupancy_of(kernel, dynamic_shared=0, threads=256)["H100"]
+        record_property(kernel.readable_name, f"{kernel.registers} registers, {found.warps} of {found.max_warps} warps")
+        is_large = re.search(r"channels_last_kernel<__.*, [07](, [12])?>", kernel.readable_name)
+        assert found.blocks >= (1 if is_large else 2), f"{kernel.readable_name}: {kernel.registers} registers"

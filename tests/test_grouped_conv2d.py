@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import fastconv.nn
@@ -87,14 +87,16 @@ class TestGroupedConv2d(ConvolutionTests):
         "shuffle_does_not_divide": ({"shuffle": 4}, "shuffle must divide the channels of output, 6, got 4"),
     }  # fmt: skip
 
-    @pytest.fixture(autouse=True)
-    def _torch_is_not_held_to_this(self, request: pytest.FixtureRequest) -> None:
-        """Until the CPU kernels are there: torch's convolution takes no map without pixels, its gelu of infinity is NaN
-        and its weight gradient multiplies by padding."""
-        names = ("test_map_without_pixels", "test_activation_of_special", "test_not_finite_values", "instruction_sets")
-        own_kernels = Path(__file__).parent.parent / "csrc" / "grouped_conv2d" / "grouped_conv2d_cpu_kernels.cpp"
-        if any(name in request.node.name for name in names) and not own_kernels.exists():
-            pytest.skip("torch's convolution computes")
+    @parametrize("layout", MEMORY_FORMATS)
+    @pytest.mark.parametrize("size", [(0, 4), (3, 0)])
+    def test_wide_map_without_pixels(self, device: Device, size: tuple[int, int], layout: str) -> None:
+        """torch's convolution, which serves wide groups, takes none."""
+        case = replace(BY_NAME["wide"], size=size, padding=(2, 2))
+        sample = place(make_sample(case, torch.float32), device, layout)
+        actual = run(self.op, sample, case)
+        places = [case.place_of(channel) for channel in range(case.out_channels)]
+        assert actual.output.numel() > 0 and actual.input.shape == case.input_shape and not actual.weight.any()
+        assert torch.equal(actual.output[:, places], sample.bias[:, None, None].expand(case.output_shape))
 
     def test_defaults_and_keywords(self, device: Device) -> None:
         x, w = torch.randn(1, 4, 6, 7, device=device.type), torch.randn(6, 4, 3, 3, device=device.type)

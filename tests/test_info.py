@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -203,3 +204,54 @@ def test_gpus_that_a_build_serves(architectures: tuple[str, ...], capability: tu
     reason = backends.why_gpu_is_not_served(library, capability)
     assert (reason is None) == served
     assert served or "{}.{}".format(*capability) in str(reason)
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastconv", "plan", "grouped_conv2d", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_plan_of_a_call() -> None:
+    done = plan("--input", "8x6x9x8", "--weight", "12x2x3x2", "--groups", "3", "--padding", "1x0", "--channels-last")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    expected = itertools.product(("forward", "input_grad", "weight_grad"), backends.DEVICES)
+    assert [tuple(line[:2]) for line in lines] == list(expected)
+    assert all("torch" not in text for _, device, text in lines if device == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--groups", "4"), "grouped_conv2d: groups must divide the channels of input, 6, got 4"),
+        (("--stride", "1x2x3"), "argument --stride: 2 sizes with x between them, got '1x2x3'"),
+        (("--input", "8x6xnine"), "argument --input"),
+    ],
+)
+def test_plan_of_a_wrong_call(arguments: tuple[str, ...], message: str) -> None:
+    done = plan("--input", "8x6x9x8", "--weight", "12x2x3x2", *arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [1, 4, 16, 40])
+@pytest.mark.parametrize("height", [0, 6])
+def test_plan_is_what_happens(height: int, width: int, dtype: torch.dtype, channels_last: bool) -> None:
+    """On the CPU: torch's profiler sees torch's convolution exactly where the plan names it."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 2 * width, height, 7).to(dtype).contiguous(memory_format=memory_format)
+    w = torch.randn(2 * width, width, 3, 3).to(dtype)
+    geometry = ([1, 1], [2, 1], [1, 1], 2, 1)
+    gy = torch.randn(2, 2 * width, height + 2, 7).to(dtype).contiguous(memory_format=memory_format)
+    ops = torch.ops.fastconv
+    calls = {
+        "forward": lambda: ops.grouped_conv2d(x, w, None, *geometry[:4], "none", 1),
+        "input_grad": lambda: ops._grouped_conv2d_input_grad(gy, x, w, *geometry),
+        "weight_grad": lambda: ops._grouped_conv2d_weight_grad(gy, x, w, *geometry, False),
+    }
+    for direction, devices in backends.plan(x, w, geometry).items():
+        with torch.autograd.profiler.profile(use_kineto=False) as profile:
+            calls[direction]()
+        called = any(event.name.startswith("aten::convolution") for event in profile.function_events)
+        assert called == ("torch's convolution" in devices["cpu"]), direction

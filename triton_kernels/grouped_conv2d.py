@@ -377,6 +377,22 @@ def default_plan(direction: str, g: Any, dtype: torch.dtype) -> Plan:
     return Plan(**{**vars(plan), "splits": ceil_div(tiles, share)})  # no split without a tile
 
 
+def describe(plan: Plan) -> str:
+    """The plan in words, for people."""
+    if plan.kernel == "torch":
+        return "torch's convolution"
+    if plan.kernel == "depthwise":
+        return "depthwise_conv2d's kernels, each channel being a group"
+    if plan.kernel == "dot":
+        text = f"matrix products of {plan.block_p} pixels x {plan.block_k} x {plan.block_n} channels"
+    else:
+        taps = f" and {plan.taps} taps" if plan.taps else ""
+        text = (
+            f"{plan.results} results{taps} of a group in a lane, tiles of {plan.block_g} groups x {plan.block_p} pixels"
+        )
+    return text + (f", {plan.splits} partial sums" if plan.splits > 1 else "")
+
+
 def _problem(direction: str, g: Any) -> tuple[int, int, int]:
     """Channels of a group that are summed over, results of a group, and pixels of the map that the grid walks over."""
     channels, out_channels = g.channels // g.groups, g.out_channels // g.groups

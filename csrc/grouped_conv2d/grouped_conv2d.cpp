@@ -34,6 +34,10 @@ Tensor unshuffled(const Tensor& grad_output, const Params& p) {
 
 }  // namespace
 
+bool is_served_by_torch(const Kernel& kernel, const Params& p) {
+  return p.height * p.width > 0 && kernel.is_slower_than_torch(p);  // torch's takes no map without pixels
+}
+
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
                const Pair& padding, const Pair& dilation, int64_t groups, const std::string& activation,
                int64_t shuffle, Kernel kernel) {
@@ -43,7 +47,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
     return unbatched(
         forward(batched(input), weight, bias, stride, padding, dilation, groups, activation, shuffle, kernel));
   const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
-  if (!kernel.is_slower_than_torch(p)) return convolution_forward(op, input, weight, bias, activation, p, kernel.run);
+  if (!is_served_by_torch(kernel, p)) return convolution_forward(op, input, weight, bias, activation, p, kernel.run);
   const Activation checked = check_activation(op, activation);
   checked_bias(op, bias, input, p);
   Tensor output = aten_convolution(input, weight, bias, stride, padding, dilation, groups);
@@ -60,7 +64,7 @@ Tensor input_grad(const Tensor& grad_output, const Tensor& input, const Tensor& 
     return unbatched(
         input_grad(batched(grad_output), batched(input), weight, stride, padding, dilation, groups, shuffle, kernel));
   const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
-  if (!kernel.is_slower_than_torch(p)) return convolution_input_grad(op, grad_output, input, weight, p, kernel.run);
+  if (!is_served_by_torch(kernel, p)) return convolution_input_grad(op, grad_output, input, weight, p, kernel.run);
   check_grad_output(op, grad_output, input, p);
   const Tensor grad_input =
       aten_convolution_input_grad(unshuffled(grad_output, p), input, weight, stride, padding, dilation, groups);
@@ -76,7 +80,7 @@ Tensor weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor&
     return weight_grad(batched(grad_output), batched(input), weight, stride, padding, dilation, groups, shuffle,
                        deterministic, kernel);
   const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
-  if (!kernel.is_slower_than_torch(p))
+  if (!is_served_by_torch(kernel, p))
     return convolution_weight_grad(op, grad_output, input, weight, deterministic, p, kernel.run);
   check_grad_output(op, grad_output, input, p);
   return torch::stable::contiguous(

@@ -3,6 +3,8 @@
 //                       * input[n, group(o) * group_channels + i, y*stride_h + ky*dilation_h - padding_h, x*... ])
 // Channel o of y is channel position(o) of the output: shuffled by `shuffle` groups as channel_shuffle does it.
 #pragma once
+#include <string>
+
 #include "common/convolution.h"
 
 namespace fastconv::grouped_conv2d {
@@ -21,5 +23,8 @@ struct Params : Convolution2d {
 
 // One input channel a group: depthwise_conv2d's kernels serve it.
 inline bool is_depthwise(const Params& p) { return p.groups == p.channels && p.shuffle == 1; }
+
+// What serves a call on the CPU, for people. direction: "forward", "input_grad" or "weight_grad".
+std::string describe_cpu_plan(const std::string& direction, const Params& params);
 
 }  // namespace fastconv::grouped_conv2d

@@ -151,6 +151,10 @@ const Kernel kForward = {run_forward, forward_is_slower};
 const Kernel kInputGrad = {run_input_grad, input_grad_is_slower};
 const Kernel kWeightGrad = {run_weight_grad, weight_grad_is_slower};
 
+const Kernel& kernel_of(const std::string& direction) {
+  return direction == "forward" ? kForward : direction == "input_grad" ? kInputGrad : kWeightGrad;
+}
+
 Tensor forward_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
                    const Pair& padding, const Pair& dilation, int64_t groups, const std::string& activation,
                    int64_t shuffle) {
@@ -167,6 +171,12 @@ Tensor weight_grad_cpu(const Tensor& grad_output, const Tensor& input, const Ten
 }
 
 }  // namespace
+
+std::string describe_cpu_plan(const std::string& direction, const Params& p) {
+  if (is_depthwise(p)) return "depthwise_conv2d's kernels, each channel being a group";
+  if (is_served_by_torch(kernel_of(direction), p)) return "torch's convolution, which measured faster for such calls";
+  return direction == "weight_grad" ? "dot products of planes in scratch" : "register tiles over planes in scratch";
+}
 
 Correlation forward_correlation(const Params& p) {
   const int64_t taps = p.kernel_h * p.kernel_w;

@@ -11,6 +11,8 @@ struct Kernel {
   bool (*is_slower_than_torch)(const Params&);  // where torch's own convolution is called instead
 };
 
+bool is_served_by_torch(const Kernel& kernel, const Params& params);
+
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
                const Pair& padding, const Pair& dilation, int64_t groups, const std::string& activation,
                int64_t shuffle, Kernel kernel);

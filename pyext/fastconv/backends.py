@@ -6,13 +6,16 @@ import mmap
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import _C, _load
+from .ops.grouped_conv2d import check_arguments
 
 DEVICES = ("cpu", "cuda")
 
@@ -156,6 +159,29 @@ def service(operator: str, device: str) -> Service:
 
 def services() -> list[Service]:
     return [service(operator, device) for operator in _load.OPERATORS for device in DEVICES]
+
+
+def plan(input: torch.Tensor, weight: torch.Tensor, geometry: Sequence[Any]) -> dict[str, dict[str, str]]:
+    """What serves a call of grouped_conv2d, by direction and device, in words. The tensors may be on torch's device
+    "meta". `geometry`: stride, padding, dilation, groups, shuffle.
+
+    Raises:
+        RuntimeError: the call is wrong.
+    """
+    stride, padding, dilation, groups, shuffle = geometry
+    g = check_arguments("grouped_conv2d", input, weight, None, stride, padding, dilation, groups, "none", shuffle)
+    dtype = str(input.dtype).removeprefix("torch.")
+    cuda = service("grouped_conv2d", "cuda")
+    plans = {}
+    for direction in ("forward", "input_grad", "weight_grad"):
+        if cuda.backend == "Triton":
+            from .triton_kernels import grouped_conv2d as triton_page
+
+            on_cuda = f"Triton: {triton_page.describe(triton_page.default_plan(direction, g, input.dtype))}"
+        else:
+            on_cuda = f"{cuda.backend or 'nothing'}: {cuda.why}"
+        plans[direction] = {"cpu": _C.grouped_conv2d_cpu_plan(direction, dtype, g), "cuda": on_cuda}
+    return plans
 
 
 def _dotted(capability: tuple[int, int]) -> str:

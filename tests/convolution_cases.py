@@ -67,11 +67,6 @@ class ConvolutionCase:
         raise NotImplementedError
 
     @property
-    def rounded_before_activation(self) -> bool:
-        """Whether low precision may round the sum, and then the activation of it."""
-        return False
-
-    @property
     def geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         return self.stride, self.padding, self.dilation
 

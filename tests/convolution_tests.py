@@ -32,6 +32,7 @@ from convolution_cases import (
     MEMORY_FORMATS,
     ConvolutionCase,
     Results,
+    Sample,
     arrange,
     assert_accurate,
     assert_results,
@@ -405,15 +406,30 @@ class ConvolutionTests:
     # -----------------------------------------------------------------------------------------------------------------
     # Activations
 
+    def rounds_before_activation(self, device: Device, case: ConvolutionCase, sample: Sample) -> bool:
+        """Whether low precision rounds the sum, and then the activation of it."""
+        return False
+
     def assert_activated(
-        self, actual: Tensor, case: ConvolutionCase, exact: Tensor, before: Tensor, magnitude: Tensor, what: str
+        self,
+        actual: Tensor,
+        case: ConvolutionCase,
+        exact: Tensor,
+        before: Tensor,
+        magnitude: Tensor,
+        twice: bool,
+        what: str,
     ) -> None:
         """The bound of a fused activation, rounded once: that of the sum before it, which none of them steepens by more
-        than 1.5, and some float32 roundings of the function itself. `before`: the exact sum."""
-        if case.rounded_before_activation:  # half a unit of the last place of the sum, more
+        than 1.5, and some float32 roundings of the function itself. `before`: the exact sum; `twice`: that is rounded,
+        too."""
+        terms = case.products + 8
+        magnitude = 1.5 * magnitude + 1
+        if twice:  # half a unit of the last place of the sum, more
             accumulator = torch.float64 if actual.dtype == torch.float64 else torch.float32
-            magnitude = magnitude + before.abs() * torch.finfo(actual.dtype).eps / torch.finfo(accumulator).eps
-        assert_accurate(actual, exact, 1.5 * magnitude + 1, case.products + 8, what)
+            units = torch.finfo(actual.dtype).eps / torch.finfo(accumulator).eps
+            magnitude = magnitude + 1.5 * before.abs() * units / terms
+        assert_accurate(actual, exact, magnitude, terms, what)
 
     @pytest.mark.core
     @parametrize("layout", MEMORY_FORMATS)
@@ -427,7 +443,8 @@ class ConvolutionTests:
         before = expected(case, dtype)[1].output
         sample = place(sample, device, layout)
         output = self.op(sample.input, sample.weight, sample.bias, *case.arguments(activation))
-        self.assert_activated(output, case, exact.output, before, magnitude.output, activation)
+        twice = self.rounds_before_activation(device, case, sample)
+        self.assert_activated(output, case, exact.output, before, magnitude.output, twice, activation)
 
     @parametrize("layout", MEMORY_FORMATS)
     @parametrize("dtype", DTYPES)
@@ -849,7 +866,8 @@ class ConvolutionTests:
         assert_results(run(self.op, sample, case), case, exact, magnitude)
         output = self.op(sample.input, sample.weight, sample.bias, *case.arguments(activation))
         want = activated(exact.output, activation)
-        self.assert_activated(output, case, want, exact.output, magnitude.output, activation)
+        twice = self.rounds_before_activation(device, case, sample)
+        self.assert_activated(output, case, want, exact.output, magnitude.output, twice, activation)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Wrong arguments

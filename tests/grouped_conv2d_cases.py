@@ -35,11 +35,6 @@ class Case(ConvolutionCase):
     def gradient_arguments(self) -> tuple[Any, ...]:
         return *self.geometry, self.groups, self.shuffle
 
-    @property
-    def rounded_before_activation(self) -> bool:
-        """torch's convolution, where that is the faster one, rounds before the activation."""
-        return True
-
 
 def torch_conv2d(
     input: Tensor,

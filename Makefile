@@ -59,7 +59,7 @@ test-torch: build
 		torch==$(TORCH) numpy 'pytest>=8' 'hypothesis>=6' expecttest
 	$(OTHER)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	$(OTHER)/bin/python -m fastconv info
-	$(OTHER)/bin/python -m pytest tests/test_depthwise_conv2d.py tests/test_info.py tests/test_abi.py
+	$(OTHER)/bin/python -m pytest tests/test_depthwise_conv2d.py tests/test_grouped_conv2d.py tests/test_info.py tests/test_abi.py
 
 clean:
 	rm -rf build dist pyext/fastconv.egg-info pyext/fastconv/*.so

@@ -65,30 +65,29 @@ __device__ __forceinline__ void set_tables(int* entries, int* pixels, const Corr
   }
 }
 
-// Calls place(group, channel, k, weight) for the weights of the block's groups, k counting taps times source slots, and
-// for zeros where slots or channels are not real ones.
-template <class scalar_t, class F>
+// Calls place(group, channel, unit, i, weight) for the weights of the block's groups and for zeros where slots or
+// channels are not real ones: i is a source channel's place in its unit, units are those of set_tables.
+template <class scalar_t, int kUnit, class F>
 __device__ __forceinline__ void for_each_weight(const Correlation& c, const GroupTile& tile, const TileBlock& block,
                                                 F place) {
-  const scalar_t* weights = static_cast<const scalar_t*>(c.weight) +
-                            int64_t(block.first_group) * c.channels * c.source_channels * c.kernel_taps;
-  const int slots = tile.source.slots;
-  const bool source_is_inner = c.weight_source_step < c.weight_step;  // in memory
+  const int group_weights = c.channels * c.source_channels * c.kernel_taps, tap_units = tile.source.slots / kUnit;
+  const scalar_t* weights = static_cast<const scalar_t*>(c.weight) + int64_t(block.first_group) * group_weights;
+  const int first = block.y.k_first * c.kernel_w + block.x.k_first, row_step = c.y.k_step * c.kernel_w;
   auto visit = [&](int group, int channel, int source) {
     const bool is_real = channel < c.channels && source < c.source_channels;
-    const scalar_t* weight = weights + (group * c.channels * c.source_channels * c.kernel_taps +
-                                        channel * c.weight_step + source * c.weight_source_step);
-    int k = source;
-    for (int ky = 0; ky < block.y.taps; ++ky) {
-      const scalar_t* row = weight + (block.y.k_first + ky * c.y.k_step) * c.kernel_w + block.x.k_first;
-      for (int kx = 0; kx < block.x.taps; ++kx, k += slots)
-        place(group, channel, k, is_real ? row[kx * c.x.k_step] : from_acc<scalar_t>(0));
+    const scalar_t* row =
+        weights + (group * group_weights + channel * c.weight_step + source * c.weight_source_step + first);
+    int unit = source / kUnit;
+    for (int ky = 0; ky < block.y.taps; ++ky, row += row_step) {
+      const scalar_t* weight = row;
+      for (int kx = 0; kx < block.x.taps; ++kx, unit += tap_units, weight += c.x.k_step)
+        place(group, channel, unit, source % kUnit, is_real ? *weight : from_acc<scalar_t>(0));
     }
   };
-  if (source_is_inner) {
-    for_each_item(block.groups, tile.out_slots, slots, visit);
+  if (c.weight_source_step < c.weight_step) {  // source channels lie side by side
+    for_each_item(block.groups, tile.out_slots, tile.source.slots, visit);
   } else {
-    for_each_item(block.groups, slots, tile.out_slots,
+    for_each_item(block.groups, tile.source.slots, tile.out_slots,
                   [&](int group, int source, int channel) { visit(group, channel, source); });
   }
 }

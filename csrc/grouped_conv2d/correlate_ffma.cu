@@ -2,16 +2,25 @@
 // shared memory.
 //
 // Must move each input and output element once and do group_channels * kernel_h * kernel_w multiply-adds an output. For
-// 3x3 kernels that is bound by DRAM up to 8 channels a group, and by FFMA above. A thread makes 4 pixels x 8
-// channels, 2 x 8 of small maps, or 8 x 4: each 16 bytes of the tile that it reads serve 32 or 16 multiply-adds, and
-// the weights are the same for all of a warp.
+// 3x3 kernels that is bound by DRAM up to 8 channels a group, and by FFMA above. A thread makes 8
+// pixels of 8 channels, or of 4: 16 bytes of the tile serve 32 or 16 of its multiply-adds, 16 bytes of weights 32. So
+// at 8 channels shared memory has as much to do as FFMA has, and at 4 half as much again. The lanes of a warp share a
+// few units of channels out, so that also small maps fill them.
 #include "grouped_conv2d/correlate.cuh"
 #include "grouped_conv2d/grouped_conv2d_launch.h"
 
 namespace fastconv::grouped_conv2d {
 
-template <int kChannels, int kPixels>
-__global__ void __launch_bounds__(kTileThreads, 2)
+constexpr int kPixels = 8;  // of a thread
+// Few threads of many registers: blocks that a multiprocessor is to hold at once.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 2;  // with three, registers spill there
+#else
+constexpr int kBlocks = 3;
+#endif
+
+template <int kChannels>
+__global__ void __launch_bounds__(kFfmaThreads, kBlocks)
     grouped_conv2d_correlate_ffma_kernel(const Correlation c, const GroupTile tile) {
   DYN_SMEM(unsigned char, smem);
   float* const weights = reinterpret_cast<float*>(smem + tile.weight_offset);
@@ -32,22 +41,23 @@ __global__ void __launch_bounds__(kTileThreads, 2)
             slot_offsets);
   set_tables<4, 4>(entries, pixels, c, tile, block);
   const int terms = block.y.taps * block.x.taps * tile.source.slots;
-  for_each_weight<float>(c, tile, block, [&](int group, int channel, int k, float weight) {
-    weights[(group * terms + k) * tile.out_slots + channel] = weight;
+  for_each_weight<float, 4>(c, tile, block, [&](int group, int channel, int unit, int i, float weight) {
+    weights[(group * terms + unit * 4 + i) * tile.out_slots + channel] = weight;
   });
   wait_for_async_copies();
   __syncthreads();
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int pixel_blocks = tile.pixel_slots / (32 * kPixels), channel_blocks = tile.out_slots / kChannels;
-  const int items = block.groups * channel_blocks * pixel_blocks;
+  const int pixel_lanes = 32 / tile.unit_lanes, channel_blocks = tile.out_slots / kChannels;
+  const int pixel_blocks = tile.pixel_slots / (pixel_lanes * kPixels), units = block.groups * channel_blocks;
+  const int items = (units + tile.unit_lanes - 1) / tile.unit_lanes * pixel_blocks;
   for (int item = warp; item < items; item += warps) {
-    const int pixel_block = item % pixel_blocks, rest = item / pixel_blocks;
-    const int first_channel = rest % channel_blocks * kChannels, group = rest / channel_blocks;
-    const int first_pixel = pixel_block * 32 * kPixels + lane;
-    const unsigned char* addresses[kPixels];
-    UNROLL for (int p = 0; p < kPixels; ++p) addresses[p] =
-        smem + (group * tile.source.slots * 4 + pixels[first_pixel + p * 32]);
+    const int first_pixel = item % pixel_blocks * (pixel_lanes * kPixels) + lane % pixel_lanes;
+    const int lane_unit = item / pixel_blocks * tile.unit_lanes + lane / pixel_lanes, unit = min(lane_unit, units - 1);
+    const int first_channel = unit % channel_blocks * kChannels, group = unit / channel_blocks;
+    int places[kPixels];
+    UNROLL for (int p = 0; p < kPixels; ++p) places[p] =
+        group * tile.source.slots * 4 + pixels[first_pixel + p * pixel_lanes];
 
     float sums[kPixels * kChannels];
     UNROLL for (int o = 0; o < kChannels; ++o) {
@@ -58,10 +68,11 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       UNROLL for (int p = 0; p < kPixels; ++p) sums[p * kChannels + o] = bias;
     }
     const float* weight = weights + group * terms * tile.out_slots + first_channel;
-    for (int entry = 0; entry < terms / 4; ++entry) {
+    NO_UNROLL for (int entry = 0; entry < terms / 4; ++entry) {
       const int offset = entries[entry];
       float in[kPixels][4];
-      UNROLL for (int p = 0; p < kPixels; ++p) load_vec(reinterpret_cast<const float*>(addresses[p] + offset), in[p]);
+      UNROLL for (int p = 0; p < kPixels; ++p)
+          load_vec(reinterpret_cast<const float*>(smem + (places[p] + offset)), in[p]);
       UNROLL for (int i = 0; i < 4; ++i, weight += tile.out_slots) {
         UNROLL for (int q = 0; q < kChannels / 4; ++q) {
           float w[4];
@@ -72,8 +83,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       }
     }
     activate(sums, c.activation);
+    if (lane_unit >= units) continue;
     UNROLL for (int p = 0; p < kPixels; ++p) {
-      float* target = reinterpret_cast<float*>(output + (first_pixel + p * 32) * tile.output_pitch) +
+      float* target = reinterpret_cast<float*>(output + (first_pixel + p * pixel_lanes) * tile.output_pitch) +
                       (group * c.channels + first_channel);
       UNROLL for (int q = 0; q < kChannels / 4; ++q) {
         float quad[4];
@@ -91,9 +103,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 }
 
 cudaError_t launch_correlate_ffma(const Plan& plan, cudaStream_t stream) {
-  auto* kernel = plan.tile.out_chunk == 4      ? grouped_conv2d_correlate_ffma_kernel<4, 8>
-                 : plan.tile.pixel_block == 64 ? grouped_conv2d_correlate_ffma_kernel<8, 2>
-                                               : grouped_conv2d_correlate_ffma_kernel<8, 4>;
+  auto* kernel =
+      plan.tile.out_chunk == 8 ? grouped_conv2d_correlate_ffma_kernel<8> : grouped_conv2d_correlate_ffma_kernel<4>;
   return launch(kernel, dim3(plan.grid), dim3(plan.block), plan.smem_bytes, stream, plan.correlation, plan.tile);
 }
 

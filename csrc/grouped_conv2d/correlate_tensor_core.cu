@@ -45,22 +45,24 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   set_tables<kUnit, kSize>(entries, pixels, c, tile, block);
   if (threadIdx.x < 4) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
   // As fragments of B: [group][step][chunk][lane][two halves of the step][2].
-  const int terms = block.y.taps * block.x.taps * tile.source.slots, steps = (terms + 15) / 16;
-  const int chunks = tile.out_slots / 8;
-  auto place = [&](int group, int channel, int k, scalar_t weight) {
-    const int lane = channel % 8 * 4 + k % 8 / 2, fragment = (group * steps + k / 16) * chunks + channel / 8;
-    weights[((fragment * 32 + lane) * 2 + k / 8 % 2) * 2 + k % 2] = weight;
+  constexpr int kUnitsOfStep = 16 / kUnit;
+  const int unit_count = block.y.taps * block.x.taps * (tile.source.slots / kUnit);
+  const int steps = (unit_count + kUnitsOfStep - 1) / kUnitsOfStep, chunks = tile.out_slots / 8;
+  auto place = [&](int group, int channel, int unit, int i, scalar_t weight) {
+    const int step = unit / kUnitsOfStep, term = unit % kUnitsOfStep * kUnit + i;
+    const int lane = channel % 8 * 4 + term % 8 / 2, fragment = (group * steps + step) * chunks + channel / 8;
+    weights[(fragment * 32 + lane) * 4 + term / 8 * 2 + term % 2] = weight;
   };
-  for_each_weight<scalar_t>(c, tile, block, place);
-  if (terms % 16 != 0) {
-    for_each_item(block.groups, tile.out_slots, steps * 16 - terms,
-                  [&](int group, int channel, int k) { place(group, channel, terms + k, from_acc<scalar_t>(0)); });
+  for_each_weight<scalar_t, kUnit>(c, tile, block, place);
+  for (int unit = unit_count; unit < steps * kUnitsOfStep; ++unit) {
+    for_each_item(block.groups, tile.out_slots, kUnit,
+                  [&](int group, int channel, int i) { place(group, channel, unit, i, from_acc<scalar_t>(0)); });
   }
   wait_for_async_copies();
   __syncthreads();
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int entry_count = terms / kUnit, pixel_blocks = tile.pixel_slots / (16 * M);
+  const int pixel_blocks = tile.pixel_slots / (16 * M);
   const int channel_blocks = (chunks + kChunks - 1) / kChunks, items = block.groups * channel_blocks * pixel_blocks;
   for (int item = warp; item < items; item += warps) {
     const int pixel_block = item % pixel_blocks, rest = item / pixel_blocks;
@@ -93,22 +95,28 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     if constexpr (kUnit == 8) {
       const unsigned char* addresses[M];
       UNROLL for (int m = 0; m < M; ++m) addresses[m] = group_tile + pixels[first_pixel + m * 16 + lane % 16];
-      for (int entry = lane / 16; entry < entry_count + lane / 16; entry += 2) {
-        const bool exists = entry < entry_count;
-        const int offset = exists ? entries[entry] : 0;
+      int entry = lane / 16;
+      for (; entry + 1 - lane / 16 < unit_count; entry += 2) {
+        const int offset = entries[entry];
         uint32_t a[M][4];
-        UNROLL for (int m = 0; m < M; ++m) ldmatrix<4>(a[m], exists ? addresses[m] + offset : zeros);
+        UNROLL for (int m = 0; m < M; ++m) ldmatrix<4>(a[m], addresses[m] + offset);
+        multiply(a);
+      }
+      if (unit_count % 2 != 0) {
+        const int offset = lane < 16 ? entries[entry] : 0;
+        uint32_t a[M][4];
+        UNROLL for (int m = 0; m < M; ++m) ldmatrix<4>(a[m], lane < 16 ? addresses[m] + offset : zeros);
         multiply(a);
       }
     } else {
       const unsigned char* addresses[M][2];
       UNROLL for (int m = 0; m < M; ++m) UNROLL for (int half = 0; half < 2; ++half) addresses[m][half] =
           group_tile + pixels[first_pixel + m * 16 + half * 8 + lane / 4] + lane % 2 * 4;
-      for (int first = 0; first < entry_count; first += 4) {
+      for (int first = 0; first < unit_count; first += 4) {
         uint32_t a[M][4];
         UNROLL for (int k = 0; k < 2; ++k) {
           const int entry = first + k * 2 + lane % 4 / 2;
-          const bool exists = entry < entry_count;
+          const bool exists = entry < unit_count;
           const int offset = exists ? entries[entry] : 0;
           UNROLL for (int m = 0; m < M; ++m) UNROLL for (int half = 0; half < 2; ++half) a[m][k * 2 + half] =
               exists ? *reinterpret_cast<const uint32_t*>(addresses[m][half] + offset) : 0u;

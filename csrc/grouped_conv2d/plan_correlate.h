@@ -82,10 +82,17 @@ inline Plan correlate_plan(const Correlation& c, ElementType dtype, const Device
   tile.entries = terms / unit;
   tile.tiles_x = int(ceil_div(steps_x, kMostColumns));
   tile.columns = int(ceil_div(steps_x, tile.tiles_x));
-  tile.pixel_block = tensor_core ? 64 : 32 * 32 / tile.out_chunk;
+  const int units = tile.groups * (tile.out_slots / tile.out_chunk);
   auto bytes = [&] {
     const int pixels = tile.rows * tile.columns;
-    if (!tensor_core && tile.out_chunk == 8) tile.pixel_block = round_up(pixels, 64) < round_up(pixels, 128) ? 64 : 128;
+    tile.pixel_block = 64, tile.unit_lanes = 1;
+    if (!tensor_core) {
+      // 8 pixels a lane: the fewest units a warp at which no more pixels lie beyond the tile than with another number.
+      while (tile.unit_lanes < 4 && tile.unit_lanes < units) tile.unit_lanes *= 2;
+      while (tile.unit_lanes > 1 && round_up(pixels, 512 / tile.unit_lanes) == round_up(pixels, 256 / tile.unit_lanes))
+        tile.unit_lanes /= 2;
+      tile.pixel_block = 256 / tile.unit_lanes;
+    }
     tile.pixel_slots = round_up(pixels, tile.pixel_block);
     set_extent(tile.source, span(tile.rows, c.y.stride, taps_y, c.y.dilation),
                span(tile.columns, c.x.stride, taps_x, c.x.dilation));
@@ -101,16 +108,28 @@ inline Plan correlate_plan(const Correlation& c, ElementType dtype, const Device
     return ceil_div(steps_y, tile.rows) * tile.tiles_x * c.batch * tile.group_blocks * c.y.phases * c.x.phases;
   };
   choose_rows(tile.rows, steps_y, tile.columns, device, bytes, blocks);
+  // Of the heights down to half of that, the one with the fewest pixels to stage and to compute.
+  auto cost = [&](int rows) {
+    tile.rows = rows;
+    bytes();
+    return ceil_div(steps_y, rows) * (tile.source.rows * tile.source.columns + tile.pixel_slots);
+  };
+  int best = tile.rows;
+  for (int rows = best, least = tile.rows / 2; rows > least; --rows)
+    if (cost(rows) < cost(best)) best = rows;
+  tile.rows = best;
   tile.tiles_y = int(ceil_div(steps_y, tile.rows));
   tile.rows = int(ceil_div(steps_y, tile.tiles_y));
   plan.smem_bytes = bytes();
   if (plan.smem_bytes > device.smem_per_block) return {};
   auto items = [&] {
     const int pixels = tensor_core && tile.out_chunk > 8 ? 32 : tile.pixel_block;
-    return tile.groups * int(ceil_div(tile.out_slots, tile.out_chunk)) * (tile.pixel_slots / pixels);
+    const int unit_blocks = tensor_core ? tile.groups * int(ceil_div(tile.out_slots, tile.out_chunk))
+                                        : int(ceil_div(units, tile.unit_lanes));
+    return unit_blocks * (tile.pixel_slots / pixels);
   };
   while (tensor_core && tile.out_chunk > 8 && items() < kTileThreads / 32) tile.out_chunk /= 2;
-  plan.block = unsigned(32 * std::clamp(items(), 4, kTileThreads / 32));
+  plan.block = unsigned(tensor_core ? 32 * std::clamp(items(), 4, kTileThreads / 32) : kFfmaThreads);
   plan.grid = unsigned(blocks());
   plan.vector_width = std::max(1, tile.source.load_bytes / size);
   return plan;

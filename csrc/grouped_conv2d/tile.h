@@ -5,6 +5,7 @@
 namespace fastconv::grouped_conv2d {
 
 constexpr int kTileThreads = 256;  // at most
+constexpr int kFfmaThreads = 128;  // of forward and input gradient in float32, at most
 constexpr int kMaxPhases = 4;      // of an axis
 
 // common/correlation.h's Axis, for device code: index `first + step * r` of the destination sums, over q < taps,
@@ -44,9 +45,10 @@ struct StagedMap {
 struct GroupTile {
   int groups = 1, group_blocks = 1, rows = 1, columns = 1, tiles_y = 1, tiles_x = 1;
   StagedMap source;
-  int entries = 0;    // at most: taps times units of a group's source channels (8 of them; 4 in groups of up to 4)
-  int out_slots = 0;  // of a group: output channels, rounded up
-  int out_chunk = 0;  // output channels that a warp makes at once
+  int entries = 0;     // at most: taps times units of a group's source channels (8 of them; 4 in groups of up to 4)
+  int out_slots = 0;   // of a group: output channels, rounded up
+  int out_chunk = 0;   // output channels that a warp makes at once
+  int unit_lanes = 1;  // FFMA: units of out_chunk channels that the lanes of a warp share
   int pixel_slots = 0, pixel_block = 0;   // pixels of the tile, rounded up to those that a warp makes at once
   int output_pitch = 0, store_bytes = 0;  // bytes
   int weight_offset = 0, output_offset = 0, entry_offset = 0, pixel_offset = 0, slot_offset = 0;  // bytes

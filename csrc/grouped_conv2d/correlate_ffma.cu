@@ -41,8 +41,9 @@ __global__ void __launch_bounds__(kFfmaThreads, kBlocks)
             slot_offsets);
   set_tables<4, 4>(entries, pixels, c, tile, block);
   const int terms = block.y.taps * block.x.taps * tile.source.slots;
+  const int weight_pitch = tile.out_slots + kWeightPad;
   for_each_weight<float, 4>(c, tile, block, [&](int group, int channel, int unit, int i, float weight) {
-    weights[(group * terms + unit * 4 + i) * tile.out_slots + channel] = weight;
+    weights[(group * terms + unit * 4 + i) * weight_pitch + channel] = weight;
   });
   wait_for_async_copies();
   __syncthreads();
@@ -67,13 +68,13 @@ __global__ void __launch_bounds__(kFfmaThreads, kBlocks)
                              : 0.f;
       UNROLL for (int p = 0; p < kPixels; ++p) sums[p * kChannels + o] = bias;
     }
-    const float* weight = weights + group * terms * tile.out_slots + first_channel;
+    const float* weight = weights + group * terms * weight_pitch + first_channel;
     NO_UNROLL for (int entry = 0; entry < terms / 4; ++entry) {
       const int offset = entries[entry];
       float in[kPixels][4];
       UNROLL for (int p = 0; p < kPixels; ++p)
           load_vec(reinterpret_cast<const float*>(smem + (places[p] + offset)), in[p]);
-      UNROLL for (int i = 0; i < 4; ++i, weight += tile.out_slots) {
+      UNROLL for (int i = 0; i < 4; ++i, weight += weight_pitch) {
         UNROLL for (int q = 0; q < kChannels / 4; ++q) {
           float w[4];
           load_vec(weight + q * 4, w);

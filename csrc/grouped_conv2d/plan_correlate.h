@@ -97,8 +97,8 @@ inline Plan correlate_plan(const Correlation& c, ElementType dtype, const Device
     set_extent(tile.source, span(tile.rows, c.y.stride, taps_y, c.y.dilation),
                span(tile.columns, c.x.stride, taps_x, c.x.dilation));
     tile.weight_offset = tile.source.rows * tile.source.row_pitch + 16;  // 16 bytes of zeros
-    const int weights = tensor_core ? round_up(terms, 16) * size : terms * size;
-    tile.output_offset = tile.weight_offset + tile.groups * weights * tile.out_slots;
+    const int weights = tensor_core ? round_up(terms, 16) * tile.out_slots : terms * (tile.out_slots + kWeightPad);
+    tile.output_offset = tile.weight_offset + tile.groups * weights * size;
     tile.entry_offset = tile.output_offset + round_up(tile.pixel_slots * tile.output_pitch, 16);
     tile.pixel_offset = tile.entry_offset + round_up(tile.entries, 4) * 4;
     tile.slot_offset = tile.pixel_offset + tile.pixel_slots * 4;

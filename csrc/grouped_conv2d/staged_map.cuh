@@ -78,9 +78,10 @@ __device__ __forceinline__ void stage_map(unsigned char* tile, const StagedMap& 
     const bits_t* pixel =
         reinterpret_cast<const bits_t*>(image) + (inside ? (y0 + row) * stride_h + (x0 + column) * stride_w : 0);
     bits_t values[kWidth];
-    UNROLL for (int i = 0; i < kWidth; ++i) {
-      const int offset = slot_offsets[unit * kWidth + i];
-      values[i] = inside && offset >= 0 ? pixel[offset] : bits_t(0);
+    UNROLL for (int q = 0; q < kWidth / 4; ++q) {
+      const int4 four = reinterpret_cast<const int4*>(slot_offsets + unit * kWidth)[q];
+      const int offsets[4] = {four.x, four.y, four.z, four.w};
+      UNROLL for (int i = 0; i < 4; ++i) values[q * 4 + i] = inside && offsets[i] >= 0 ? pixel[offsets[i]] : bits_t(0);
     }
     uint32_t words[4];
     UNROLL for (int i = 0; i < 4; ++i) {

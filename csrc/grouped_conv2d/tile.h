@@ -8,6 +8,10 @@ constexpr int kTileThreads = 256;  // at most
 constexpr int kFfmaThreads = 128;  // of forward and input gradient in float32, at most
 constexpr int kMaxPhases = 4;      // of an axis
 
+// In float32, from term to term of the staged weights beside the channels: spreads terms, which neighbouring threads
+// write, over the banks.
+constexpr int kWeightPad = 4;
+
 // common/correlation.h's Axis, for device code: index `first + step * r` of the destination sums, over q < taps,
 // kernel[k_first + k_step * q] * source[stride * r + origin + dilation * q].
 struct TileAxis {

@@ -1,4 +1,4 @@
-// What the tiled kernels of grouped_conv2d are told: plain numbers, made by plan_tile.h.
+// What the tiled kernels of grouped_conv2d are told: plain numbers, made by plan_correlate.h and plan_weight_grad.h.
 #pragma once
 #include "common/convolution.h"
 

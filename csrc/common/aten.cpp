@@ -84,10 +84,4 @@ void aten_activate(const Tensor& tensor, Activation activation) {
   }
 }
 
-Tensor aten_channel_shuffle(const Tensor& input, int64_t groups, Layout layout) {
-  std::array<StableIValue, 2> stack{from(input), from(groups)};
-  call("aten::channel_shuffle", "", stack);
-  return torch::stable::contiguous(to<Tensor>(stack[0]), memory_format(layout));
-}
-
 }  // namespace fastconv

@@ -16,7 +16,5 @@ Tensor aten_convolution_weight_grad(const Tensor& grad_output, const Tensor& inp
                                     const std::vector<int64_t>& dilation, int64_t groups);
 // In place.
 void aten_activate(const Tensor& tensor, Activation activation);
-// torch.nn.functional.channel_shuffle of a 4-d tensor, in its memory format.
-Tensor aten_channel_shuffle(const Tensor& input, int64_t groups, Layout layout);
 
 }  // namespace fastconv

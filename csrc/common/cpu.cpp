@@ -39,8 +39,11 @@ Isa cpu_isa() {
 
 bool cpu_has_amx_bf16() {
 #if defined(__x86_64__)
-  unsigned a, b, c, d;
-  return cpu_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) != 0;
+  static const bool found = [] {  // asked once: under a hypervisor the instruction takes tens of microseconds
+    unsigned a, b, c, d;
+    return cpu_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) != 0;
+  }();
+  return found;
 #else
   return false;
 #endif

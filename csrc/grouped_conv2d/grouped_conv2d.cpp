@@ -1,3 +1,5 @@
+#include <array>
+
 #include "common/aten.h"
 #include "grouped_conv2d/grouped_conv2d_host.h"
 
@@ -26,10 +28,19 @@ Params check_geometry(const char* op, const Tensor& input, const Tensor& weight,
   return p;
 }
 
+// The operator of this library, on the device of `map`.
+Tensor channel_shuffle(const Tensor& map, int64_t groups, Layout layout) {
+  std::array<StableIValue, 2> stack{torch::stable::detail::from(torch::stable::contiguous(map, memory_format(layout))),
+                                    torch::stable::detail::from(groups)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("fastconv::channel_shuffle", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 // What torch and depthwise_conv2d take: the channels of grad_output in their own order.
 Tensor unshuffled(const Tensor& grad_output, const Params& p) {
   if (p.shuffle == 1) return grad_output;
-  return aten_channel_shuffle(grad_output, p.out_channels / p.shuffle, p.layout);
+  return channel_shuffle(grad_output, p.out_channels / p.shuffle, p.layout);
 }
 
 }  // namespace
@@ -53,7 +64,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   Tensor output = aten_convolution(input, weight, bias, stride, padding, dilation, groups);
   aten_activate(output, checked);
   return shuffle == 1 ? torch::stable::contiguous(output, memory_format(p.layout))
-                      : aten_channel_shuffle(output, shuffle, p.layout);
+                      : channel_shuffle(output, shuffle, p.layout);
 }
 
 Tensor input_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Pair& stride,

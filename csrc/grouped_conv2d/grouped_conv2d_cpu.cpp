@@ -128,11 +128,11 @@ bool correlation_is_slower(const Params& p, int64_t pixels) {
   const bool nchw = p.layout == Layout::nchw, pointwise = p.kernel_h * p.kernel_w == 1;
   // Of other sizes, oneDNN (torch 2.14.1) lets a NaN of one group reach the next.
   const bool fours = p.group_channels() % 4 == 0 && p.group_out_channels() % 4 == 0;
-  if (pointwise) return is_16_bit(p) && !nchw && fours;
+  if (pointwise) return is_16_bit(p) ? !nchw && fours : widest_group(p) > 64 && pixels < 64;
   if (widest_group(p) < 16) return false;
   if (p.stride_h * p.stride_w > 1) return true;
-  if (is_16_bit(p)) return false;
-  return !nchw || widest_group(p) > 32 || (widest_group(p) > 16 && pixels < 100);
+  if (is_16_bit(p)) return widest_group(p) > 128 && pixels < 64;
+  return !nchw || widest_group(p) > 32 || pixels < 200;
 }
 
 bool forward_is_slower(const Params& p) { return correlation_is_slower(p, p.out_height * p.out_width); }
@@ -141,9 +141,11 @@ bool input_grad_is_slower(const Params& p) { return correlation_is_slower(p, p.h
 bool weight_grad_is_slower(const Params& p) {
   if (is_depthwise(p) || !is_usual(p)) return false;
   if (p.groups == 1 || has_amx(p)) return true;
-  if (widest_group(p) < 16 || p.kernel_h * p.kernel_w == 1) return false;
-  const bool nchw = p.layout == Layout::nchw, small = p.out_height * p.out_width < 200;
-  if (is_16_bit(p)) return !nchw && small;
+  if (widest_group(p) < 16) return false;
+  const int64_t pixels = p.out_height * p.out_width;
+  if (p.kernel_h * p.kernel_w == 1) return !is_16_bit(p) && widest_group(p) > 64 && pixels < 64;
+  const bool nchw = p.layout == Layout::nchw, small = pixels < 200, strided = p.stride_h * p.stride_w > 1;
+  if (is_16_bit(p)) return small && (!nchw || strided || widest_group(p) > 128);
   return !nchw || small;
 }
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <memory>
 
+#include "common/convolution_cpu.h"
 #include "common/cpu.h"
-#include "common/simd_includes.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 #include "grouped_conv2d/grouped_conv2d_host.h"
 
@@ -19,26 +19,19 @@ const Kernels& kernels() {
   return baseline::kKernels;
 }
 
-int64_t threads() { return torch::stable::get_num_threads(); }
-
-// Items a thread must have to be worth waking: about 20 microseconds of work.
-int64_t grain(const Params& p, int64_t items) {
-  const double multiplications = double(p.batch) * p.out_channels * p.out_height * p.out_width *
-                                 (8 + p.group_channels() * p.kernel_h * p.kernel_w);
-  return std::max<int64_t>(1, int64_t(2e5 / (multiplications / items + 1)));
-}
+int64_t terms_of(const Params& p) { return p.group_channels() * p.kernel_h * p.kernel_w; }
 
 void correlate(const Correlation& c) {
   const Params& p = *c.params;
   const Kernels& k = kernels();
   const Split split = k.split(c, threads());
-  const int64_t weights = p.out_channels * p.group_channels() * p.kernel_h * p.kernel_w;
+  const int64_t weights = p.out_channels * terms_of(p);
   // Doubles, whatever is stored: what a vector leaves uninitialised is not an array of raw bytes.
   const std::unique_ptr<double[]> packed(new double[p.dtype == ElementType::f64 ? weights : (weights + 1) / 2]);
   const int64_t group_grain = std::max<int64_t>(1, p.groups * 20000 / weights);
   torch::stable::parallel_for(0, p.groups, group_grain,
                               [&](int64_t begin, int64_t end) { k.pack_weights(c, packed.get(), begin, end); });
-  torch::stable::parallel_for(0, split.items, grain(p, split.items),
+  torch::stable::parallel_for(0, split.items, grain(p, terms_of(p), split.items),
                               [&](int64_t begin, int64_t end) { k.correlate(c, split, packed.get(), begin, end); });
 }
 
@@ -54,58 +47,22 @@ void run_input_grad(const Params& p) {
   correlate(input_grad_correlation(p));
 }
 
-// The definition, for one element of the weight: where a sum came out as NaN. Kernels also multiply padding zeros with
-// real values, which makes NaN of an infinity that this tap may not even see.
-template <class scalar_t>
-acc_type<scalar_t> weight_grad_by_definition(const Params& p, int64_t o, int64_t s, int64_t ky, int64_t kx) {
-  const int64_t channel = o / p.group_out_channels() * p.group_channels() + s;
-  const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + channel * p.input.stride_c;
-  const scalar_t* grad = static_cast<const scalar_t*>(p.output.data) + p.position(o) * p.output.stride_c;
-  acc_type<scalar_t> sum = 0;
-  for (int64_t n = 0; n < p.batch; ++n)
-    for (int64_t oy = 0; oy < p.out_height; ++oy)
-      for (int64_t ox = 0; ox < p.out_width; ++ox) {
-        const int64_t y = oy * p.stride_h + ky * p.dilation_h - p.padding_h;
-        const int64_t x = ox * p.stride_w + kx * p.dilation_w - p.padding_w;
-        if (y < 0 || y >= p.height || x < 0 || x >= p.width) continue;
-        sum += to_float(input[n * p.input.stride_n + y * p.input.stride_h + x * p.input.stride_w]) *
-               to_float(grad[n * p.output.stride_n + oy * p.output.stride_h + ox * p.output.stride_w]);
-      }
-  return sum;
-}
-
 template <class scalar_t>
 void run_weight_grad_of(const Params& p) {
   using acc_t = acc_type<scalar_t>;
   const Kernels& k = kernels();
   const WeightGradSplit split = k.weight_grad_split(p, threads());
-  const int64_t taps = p.kernel_h * p.kernel_w, streams = p.group_channels() * taps, count = p.out_channels * streams;
-  const std::unique_ptr<acc_t[]> sums(new acc_t[split.parts * count]);
-  torch::stable::parallel_for(0, split.items, grain(p, split.items),
+  const std::unique_ptr<acc_t[]> sums(new acc_t[split.parts * p.out_channels * terms_of(p)]);
+  torch::stable::parallel_for(0, split.items, grain(p, terms_of(p), split.items),
                               [&](int64_t begin, int64_t end) { k.weight_grad(p, split, sums.get(), begin, end); });
-  scalar_t* grad_weight = static_cast<scalar_t*>(p.weight);
-  for (int64_t i = 0; i < count; ++i) {
-    acc_t sum = sums[i];
-    for (int64_t part = 1; part < split.parts; ++part) sum += sums[part * count + i];
-    if (sum != sum)
-      sum = weight_grad_by_definition<scalar_t>(p, i / streams, i % streams / taps, i % taps / p.kernel_w,
-                                                i % p.kernel_w);
-    grad_weight[i] = from_float<scalar_t>(sum);
-  }
+  add_weight_grad_parts<scalar_t>(p, p.group_channels(), split.parts, sums.get(), [&](int64_t o, int64_t s) {
+    return ChannelPair{o / p.group_out_channels() * p.group_channels() + s, p.position(o)};
+  });
 }
 
 void run_weight_grad(const Params& p) {
   if (is_depthwise(p)) return depthwise_conv2d::run_weight_grad_cpu(as_depthwise(p));
-  switch (p.dtype) {
-    case ElementType::f32:
-      return run_weight_grad_of<float>(p);
-    case ElementType::f64:
-      return run_weight_grad_of<double>(p);
-    case ElementType::bf16:
-      return run_weight_grad_of<bf16>(p);
-    case ElementType::f16:
-      return run_weight_grad_of<f16>(p);
-  }
+  with_storage_type(p.dtype, [&](auto zero) { run_weight_grad_of<decltype(zero)>(p); });
 }
 
 // ---- where torch's convolution is called instead, by measurements with AVX-512 (benchmarks/grouped_conv2d.py): our

@@ -4,6 +4,7 @@ Examples:
     python -m benchmarks depthwise_conv2d --quick
     python -m benchmarks depthwise_conv2d --threads 1,2 --json benchmarks/results/depthwise_conv2d.json
     python -m benchmarks table benchmarks/results/depthwise_conv2d.json
+    python -m benchmarks figures
     python -m benchmarks gpu-estimate depthwise_conv2d --dtype f32 --filter k7
 """
 
@@ -30,8 +31,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "what",
-        choices=(*OPERATORS, "table", "gpu-estimate"),
-        help="an operator, `table` to print a result file, or `gpu-estimate` for what its CUDA kernels take at least",
+        choices=(*OPERATORS, "table", "figures", "gpu-estimate"),
+        help="an operator, `table` to print a result file, `figures` to write the documents' tables from "
+        "benchmarks/results, or `gpu-estimate` for what an operator's CUDA kernels take at least",
     )
     parser.add_argument("of", nargs="?", help="with table: a file that --json wrote; with gpu-estimate: an operator")
     parser.add_argument("--quick", action="store_true", help="few cases, short timing, no torch.compile, one thread")
@@ -80,6 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.what == "table":
         print(harness.markdown_tables(json.loads(Path(options.of).read_text())))
+        return 0
+
+    if options.what == "figures":
+        from benchmarks import figures
+
+        print("written:", *figures.write())
         return 0
 
     pattern = re.compile(options.filter)

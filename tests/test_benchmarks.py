@@ -85,6 +85,14 @@ def test_table_prints_markdown_of_a_result(quick_run: tuple[Path, str]) -> None:
     assert len(widths) == 1  # every line of every table has as many cells
 
 
+def test_documents_hold_the_figures_of_the_result_files() -> None:
+    figures = load_page("figures")
+    results = figures.read_results()
+    assert figures.PAGE.read_text() == figures.page(results), "run `python -m benchmarks figures`"
+    [summary] = figures.SUMMARY.findall(figures.README.read_text())
+    assert summary == figures.summary(results), "run `python -m benchmarks figures`"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

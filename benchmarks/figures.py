@@ -74,9 +74,10 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     text = [
         "# Figures",
         "",
-        "Made from `benchmarks/results/*.json` by `python -m benchmarks figures`; [README](../README.md#figures) says",
-        "how to measure. A cell is fastconv's median time and how many times faster than the fastest peer it is; below 1",
-        f"it is slower. In *italics*: slower than {NOT_SLOWER}. The result files hold the peers' times, limits and targets.",
+        "Made from `benchmarks/results/*.json` by `python -m benchmarks figures`; the [README](../README.md#figures)",
+        "says how to measure. A cell is fastconv's median time and how many times faster than the fastest peer it is;",
+        f"below 1 it is slower. In *italics*: slower than {NOT_SLOWER}. The result files hold peers' times, limits and",
+        "targets too.",
     ]
     for content in results:
         machine, rows = content["machine"], content["rows"]

@@ -641,12 +641,13 @@ class ConvolutionTests:
 
     @parametrize("dtype", [torch.bfloat16, torch.float16])
     @parametrize("inside", [True, False])
-    def test_autocast(self, device: Device, dtype: torch.dtype, inside: bool) -> None:
+    @parametrize("public", [True, False])
+    def test_autocast(self, device: Device, dtype: torch.dtype, inside: bool, public: bool) -> None:
         case = self.ASYMMETRIC
         sample = place(make_sample(case, torch.float32), device, "channels_last")
         leaves = [x.clone().requires_grad_() for x in (sample.input, sample.weight, sample.bias)]
         with torch.autocast(device.type, dtype=dtype):
-            output = self.op(*leaves, *case.arguments("silu"))
+            output = (self.function if public else self.op)(*leaves, *case.arguments("silu"))
             assert output.dtype == self.peer(*leaves, *case.arguments()).dtype == dtype
             if inside:
                 output.backward(sample.grad_output.to(dtype))
@@ -657,6 +658,19 @@ class ConvolutionTests:
         for leaf, (name, grad) in zip(leaves, lowered.items()[1:]):
             assert leaf.grad.dtype == torch.float32, name
             assert torch.equal(leaf.grad, grad.float()), name
+
+    def test_autocast_under_a_transform(self, device: Device) -> None:
+        case = self.ASYMMETRIC
+        sample = place(make_sample(case, torch.float32), device, "nchw")
+
+        def loss(input: Tensor, weight: Tensor) -> Tensor:
+            return self.function(input, weight, None, *case.arguments()).float().square().sum()
+
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            actual = torch.func.grad(loss, (0, 1))(sample.input, sample.weight)
+        lowered = sample.to(torch.bfloat16)
+        for a, b in zip(actual, torch.func.grad(loss, (0, 1))(lowered.input, lowered.weight)):
+            assert torch.equal(a, b.float())
 
     def test_autocast_of_mixed_dtypes(self, device: Device) -> None:
         arguments = self.PLAIN.arguments()

@@ -19,29 +19,42 @@ def suggest_channels_last(x: Tensor) -> bool:
     return suggest_memory_format(x) == torch.channels_last
 
 
-def register_autocast_lower(name: str) -> None:
-    """Under autocast, run the operator in autocast's dtype, as torch does for its convolutions.
+def register_autocast_lower(name: str, float32: Sequence[str] = ()) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Under autocast, run the operator in autocast's dtype, as torch does for its convolutions, but with the arguments
+    named in `float32` in that. Returns what does so with the arguments of a call, for `transformable`.
 
     `torch.library.register_autocast` would fix the dtype at registration, so that fp16 came out under bf16 autocast.
     """
     overload = getattr(torch.ops.fastconv, name).default
+    parameters = [argument.name for argument in overload._schema.arguments]
+
+    def cast(args: Sequence[Any], device: str) -> Sequence[Any]:
+        low = torch.get_autocast_dtype(device)
+        return [
+            value.to(torch.float32 if parameter in float32 else low)
+            # float64 stays, as in torch's own rule.
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+            else value
+            for parameter, value in zip(parameters, args)
+        ]
 
     def rule_for(device: str, key: str) -> Callable[..., Any]:
         keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-        def cast(value: Any) -> Any:
-            # float64 stays, as in torch's own rule.
-            castable = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
-            return value.to(torch.get_autocast_dtype(device)) if castable else value
-
         def rule(*args: Any) -> Any:
             with torch._C._ExcludeDispatchKeyGuard(keys):
-                return overload(*map(cast, args))
+                return overload(*cast(args, device))
 
         return rule
 
     for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
         _library.impl(name, rule_for(device, key), key)
+
+    def autocast(args: Sequence[Any]) -> Sequence[Any]:
+        device = args[0].device.type
+        return cast(args, device) if torch.is_autocast_enabled(device) else args
+
+    return autocast
 
 
 def move_batch_dim(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
@@ -52,12 +65,19 @@ def move_batch_dim(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
     return x.unsqueeze(to).expand(shape)
 
 
-def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callable[..., None], vmap: Any) -> Any:
+def transformable(
+    op: Any,
+    backward: Callable[..., tuple],
+    setup_context: Callable[..., None],
+    vmap: Any,
+    autocast: Callable[[Sequence[Any]], Sequence[Any]] | None = None,
+) -> Any:
     """`op`, or a function that calls one, for callers that want derivatives or that torch.func transforms.
 
     Derivatives of `torch.library.register_autograd` refuse torch.func's transforms (grad, vmap of grad, jacrev); those
     of an autograd.Function with the same rules do not. Nor do they cost as much: a call that needs gradients takes half
-    the time. `op` is called with all of its arguments.
+    the time. `op` is called with all of its arguments; what `autocast` makes of them, under autocast, is also what the
+    derivatives are told of.
     """
     function = getattr(op, "default", op)
 
@@ -77,6 +97,8 @@ def transformable(op: Any, backward: Callable[..., tuple], setup_context: Callab
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return op(*args)
+        if autocast is not None and torch._C._is_any_autocast_enabled():
+            args = tuple(autocast(args))
         if not torch._C._are_functorch_transforms_active():
             if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
                 return differentiated.apply(*args)

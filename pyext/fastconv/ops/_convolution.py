@@ -337,7 +337,7 @@ def register_convolution(
         library.register_fake(f"fastconv::{operator}", fake_rule)
         library.register_autograd(f"fastconv::{operator}", backward_rule, setup_context=setup)
         library.register_vmap(f"fastconv::{operator}", vmap)
-    register_autocast_lower(name)
+    autocast = register_autocast_lower(name)
 
     @register_flop_formula(op)
     def _(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
@@ -347,7 +347,7 @@ def register_convolution(
     def _(grad_output_shape, input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
         return flops(math.prod(grad_output_shape), weight_shape)
 
-    conv = transformable(op, backward, setup_context, filled_conv_vmap)
+    conv = transformable(op, backward, setup_context, filled_conv_vmap, autocast)
     input_grad = transformable(input_grad_op, input_grad_backward, input_grad_setup_context, input_grad_vmap)
     weight_grad = transformable(weight_grad_op, weight_grad_backward, weight_grad_setup_context, weight_grad_vmap)
     return Operators(conv, input_grad, weight_grad)

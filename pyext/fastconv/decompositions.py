@@ -1,0 +1,71 @@
+"""The operators in terms of PyTorch's own, for exported programs that run where fastconv is not installed:
+
+    program = torch.export.export(model, arguments)
+    program = program.run_decompositions(fastconv.decompositions.table())
+
+The program then holds no operator of fastconv, and loses their speed. Forward operators only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = Sequence[int]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+}
+
+
+def table() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
+    """What `torch.export.ExportedProgram.run_decompositions` takes: for every operator a function of the same
+    arguments."""
+    functions = (depthwise_conv2d, grouped_conv2d, channel_shuffle, concat_shuffle)
+    return {getattr(torch.ops.fastconv, function.__name__).default: function for function in functions}
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    activation: str = "none",
+) -> Tensor:
+    return ACTIVATIONS[activation](
+        F.conv2d(input, weight, bias, tuple(stride), tuple(padding), tuple(dilation), input.shape[-3])
+    )
+
+
+def grouped_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    activation: str = "none",
+    shuffle: int = 1,
+) -> Tensor:
+    output = F.conv2d(input, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
+    return channel_shuffle(ACTIVATIONS[activation](output), shuffle)
+
+
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    # Views and one copy, in place of aten::channel_shuffle: that one has no derivative in some exported programs.
+    return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def concat_shuffle(inputs: Sequence[Tensor], groups: int) -> Tensor:
+    return channel_shuffle(torch.cat(list(inputs), 1), groups)

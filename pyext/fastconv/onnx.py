@@ -1,0 +1,95 @@
+"""The operators in terms of ONNX's, for `torch.onnx.export`:
+
+    torch.onnx.export(model, arguments, "model.onnx", custom_translation_table=fastconv.onnx.translation_table())
+
+Needs `onnx` and `onnxscript`, as the exporter itself does. Nodes are standard ones, so any runtime runs the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+Pair = Sequence[int]
+Value = Any  # a tensor of the ONNX graph that is being built
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What `torch.onnx.export` takes as `custom_translation_table`: for every operator a function that writes nodes."""
+    functions = (depthwise_conv2d, grouped_conv2d, channel_shuffle, concat_shuffle)
+    return {getattr(torch.ops.fastconv, function.__name__).default: function for function in functions}
+
+
+def _opset() -> Any:
+    from onnxscript import opset20
+
+    return opset20
+
+
+def _activation(op: Any, value: Value, activation: str) -> Value:
+    functions: dict[str, Callable[[Value], Value]] = {
+        "none": lambda x: x,
+        "relu": op.Relu,
+        "relu6": lambda x: op.Min(op.Relu(x), op.CastLike(6.0, x)),
+        "silu": lambda x: op.Mul(x, op.Sigmoid(x)),
+        "gelu": op.Gelu,
+        "hardswish": op.HardSwish,
+    }
+    return functions[activation](value)
+
+
+def _convolution(
+    input: Value, weight: Value, bias: Value | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Value:
+    op = _opset()
+    pads = [padding[0], padding[1], padding[0], padding[1]]
+    geometry = {"strides": list(stride), "pads": pads, "dilations": list(dilation), "group": groups}
+    return op.Conv(input, weight, **geometry) if bias is None else op.Conv(input, weight, bias, **geometry)
+
+
+def depthwise_conv2d(
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    activation: str = "none",
+) -> Value:
+    output = _convolution(input, weight, bias, stride, padding, dilation, input.shape[1])
+    return _activation(_opset(), output, activation)
+
+
+def grouped_conv2d(
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    activation: str = "none",
+    shuffle: int = 1,
+) -> Value:
+    output = _convolution(input, weight, bias, stride, padding, dilation, groups)
+    return _shuffle(_activation(_opset(), output, activation), weight.shape[0], shuffle)
+
+
+def channel_shuffle(input: Value, groups: int) -> Value:
+    return _shuffle(input, input.shape[1], groups)
+
+
+def concat_shuffle(inputs: Sequence[Value], groups: int) -> Value:
+    output = _opset().Concat(*inputs, axis=1)
+    return _shuffle(output, sum(input.shape[1] for input in inputs), groups)
+
+
+def _shuffle(value: Value, channels: int, groups: int) -> Value:
+    if groups in (1, channels):
+        return value
+    op = _opset()
+    # A 0 stands for the size of the input there, -1 for all that is left: the pixels.
+    split = op.Reshape(value, op.Constant(value_ints=[0, groups, channels // groups, -1]))
+    return op.Reshape(op.Transpose(split, perm=[0, 2, 1, 3]), op.Shape(value))

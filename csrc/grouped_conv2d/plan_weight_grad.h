@@ -40,11 +40,11 @@ inline Plan weight_grad_plan(const Correlation& c, ElementType dtype, const Devi
   int units, unit_bytes;
   if (tensor_core) {
     const int steps = int(ceil_div(c.kernel_taps * (super * slots / 8), 2)), chunks = super * grad_slots / 8;
-    tile.steps = steps <= 5 && chunks == 1 ? 5 : 9;
-    tile.step_blocks = int(ceil_div(steps, tile.steps));
-    tile.chunk_blocks = int(ceil_div(chunks, tile.steps == 5 ? 1 : 2));
+    tile.product_chunks = chunks == 1 ? 1 : 2;
+    tile.step_blocks = int(ceil_div(steps, kProductSteps));
+    tile.chunk_blocks = int(ceil_div(chunks, tile.product_chunks));
     units = supers * tile.step_blocks * tile.chunk_blocks;
-    unit_bytes = tile.steps * (tile.steps == 5 ? 1 : 2) * 4 * 32 * 4;
+    unit_bytes = kProductSteps * tile.product_chunks * 4 * kSumPitch * 4;
   } else {
     tile.chunk_blocks = grad_slots / tile.chunk;
     units = tile.groups * c.kernel_taps * (slots / 4) * tile.chunk_blocks;
@@ -62,8 +62,7 @@ inline Plan weight_grad_plan(const Correlation& c, ElementType dtype, const Devi
                span(tile.columns, c.x.stride, taps_x, c.x.dilation));
     set_extent(tile.grad, tile.rows, tile.columns);
     tile.grad_offset = tile.input.rows * tile.input.row_pitch;
-    const int tiles = tile.grad_offset + tile.grad.rows * tile.grad.row_pitch;
-    tile.zero_offset = std::max(tiles, tile.segments > 1 ? tile.block_units * unit_bytes : 0);
+    tile.zero_offset = tile.grad_offset + tile.grad.rows * tile.grad.row_pitch;
     tile.entry_offset = tile.zero_offset + 16;
     tile.pixel_offset = tile.entry_offset + round_up(c.kernel_taps * int(ceil_div(super * slots, 4)), 4) * 4;
     tile.slot_offset = tile.pixel_offset + round_up(tile.rows * tile.columns, 16) * 8;
@@ -75,7 +74,7 @@ inline Plan weight_grad_plan(const Correlation& c, ElementType dtype, const Devi
   choose_rows(tile.rows, height, tile.columns, device, bytes, blocks);
   tile.tiles_y = int(ceil_div(height, tile.rows));
   tile.rows = int(ceil_div(height, tile.tiles_y));
-  plan.smem_bytes = bytes();
+  plan.smem_bytes = std::max(bytes(), tile.block_units * unit_bytes);  // in the end the sums take the place of all
   if (plan.smem_bytes > device.smem_per_block) return {};
   tile.items = c.batch * tile.tiles_y * tile.tiles_x;
   // Enough blocks to fill the GPU three times over; but beyond one block a multiprocessor no more partial sums than a

@@ -12,6 +12,14 @@ constexpr int kMaxPhases = 4;      // of an axis
 // write, over the banks.
 constexpr int kWeightPad = 4;
 
+// Products along taps and input channels that a warp of the weight gradient keeps the sums of: groups of 8 channels
+// with 9 taps fill 9 of their 10 units.
+constexpr int kProductSteps = 5;
+
+// Floats from one to the next of the sums that each lane of a warp has (tensor cores): spreads them, which neighbouring
+// threads read as neighbouring weights, over the banks.
+constexpr int kSumPitch = 33;
+
 // common/correlation.h's Axis, for device code: index `first + step * r` of the destination sums, over q < taps,
 // kernel[k_first + k_step * q] * source[stride * r + origin + dilation * q].
 struct TileAxis {
@@ -65,9 +73,10 @@ struct WeightGradTile {
   int groups = 1, group_blocks = 1, unit_blocks = 1, block_units = 1, segments = 1;
   int rows = 1, columns = 1, tiles_y = 1, tiles_x = 1, items = 1, splits = 1;
   StagedMap input, grad;
-  bool paired = false;                               // tensor cores: two groups are one of twice the channels
-  int chunk = 0;                                     // output channels of a unit (FFMA) or a product
-  int steps = 0, step_blocks = 1, chunk_blocks = 1;  // tensor cores: products of a unit, units of a group
+  bool paired = false;                    // tensor cores: two groups are one of twice the channels
+  int chunk = 0;                          // output channels of a unit (FFMA) or a product
+  int product_chunks = 0;                 // tensor cores: chunks of a unit
+  int step_blocks = 1, chunk_blocks = 1;  // units of a group: along taps and input channels, along chunks
   int grad_offset = 0, zero_offset = 0, entry_offset = 0, pixel_offset = 0, slot_offset = 0;  // bytes
 };
 

@@ -46,20 +46,23 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     }
   }
 
-  float* shared_sums = reinterpret_cast<float*>(smem) + threadIdx.x % tile.block_units;
-  for (int other = 1; other < tile.segments; ++other) {
+  float* shared_sums = reinterpret_cast<float*>(smem);
+  const int worker = threadIdx.x % tile.block_units;
+  for (int adder = 0; adder < tile.segments; ++adder) {
     __syncthreads();
-    if (segment == other) UNROLL for (int i = 0; i < kSums; ++i) shared_sums[i * tile.block_units] = sums[i];
-    __syncthreads();
-    if (segment == 0) UNROLL for (int i = 0; i < kSums; ++i) sums[i] += shared_sums[i * tile.block_units];
+    if (segment != adder) continue;
+    UNROLL for (int i = 0; i < kSums; ++i) {
+      float& sum = shared_sums[i * tile.block_units + worker];
+      sum = adder == 0 ? sums[i] : sum + sums[i];
+    }
   }
-  if (!works || segment > 0) return;
-  UNROLL for (int i = 0; i < 4; ++i) UNROLL for (int o = 0; o < kChannels; ++o) {
-    const int source = entry % tap_units * 4 + i, channel = first_channel + o;
-    if (source < c.source_channels && channel < c.channels)
-      partial[weight_index(c, block.split, block.first_group + group, channel, source, entry / tap_units)] =
-          sums[i * kChannels + o];
-  }
+  __syncthreads();
+  store_sums<float>(partial, c, tile, block, [&](int group, int channel, int source, int tap) -> const float* {
+    const int unit = (group * tile.chunk_blocks + channel / kChannels) * entry_count + tap * tap_units + source / 4;
+    const int place = unit - block.unit_block * tile.block_units;
+    if (unsigned(place) >= unsigned(tile.block_units)) return nullptr;
+    return &shared_sums[(source % 4 * kChannels + channel % kChannels) * tile.block_units + place];
+  });
 }
 
 cudaError_t launch_weight_grad_ffma(const Plan& plan, void* workspace, cudaStream_t stream) {

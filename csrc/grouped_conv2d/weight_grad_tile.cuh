@@ -79,11 +79,52 @@ __device__ __forceinline__ int stage_item(const WeightGradMemory& memory, const 
   return pixels;
 }
 
-// Where the sum of a weight goes.
-__device__ __forceinline__ int64_t weight_index(const Correlation& c, int split, int group, int channel, int source,
-                                                int tap) {
-  const int64_t out_channel = int64_t(split) * c.groups * c.channels + group * c.channels + channel;
-  return (out_channel * c.source_channels + source) * c.kernel_taps + tap;
+// The block's share of a weight's sum, straight from the maps.
+template <class scalar_t>
+__device__ float sum_inside(const Correlation& c, const WeightGradTile& tile, const WeightGradBlock& block, int group,
+                            int channel, int source_channel, int tap) {
+  const FeatureMap &source_map = c.source, &grad_map = c.destination;
+  const ChannelOrder<int> order(c.shuffle, c.groups * c.channels);
+  const int ky = tap / c.kernel_w, kx = tap % c.kernel_w;
+  const scalar_t* source = static_cast<const scalar_t*>(source_map.data) +
+                           (group * c.source_channels + source_channel) * source_map.stride_c;
+  const scalar_t* grad =
+      static_cast<const scalar_t*>(grad_map.data) + order.position(group * c.channels + channel) * grad_map.stride_c;
+  const int y0 = c.y.origin[0] + ky * c.y.dilation, x0 = c.x.origin[0] + kx * c.x.dilation;
+  const Range<int> xs = steps_inside(x0, c.x.stride, c.x.count[0], c.x.source_size);
+  const Range<int> ys = steps_inside(y0, c.y.stride, c.y.count[0], c.y.source_size);
+  float sum = 0;
+  NO_UNROLL for (int item = block.split; item < tile.items; item += tile.splits) {
+    const int first_x = item % tile.tiles_x * tile.columns, rest = item / tile.tiles_x;
+    const int first_y = rest % tile.tiles_y * tile.rows;
+    const int64_t image = rest / tile.tiles_y;
+    const int x_end = min(first_x + tile.columns, xs.end), y_end = min(first_y + tile.rows, ys.end);
+    NO_UNROLL for (int y = max(first_y, ys.begin); y < y_end; ++y) {
+      const scalar_t* grad_row = grad + image * grad_map.stride_n + y * grad_map.stride_h;
+      const scalar_t* row = source + image * source_map.stride_n + (y * c.y.stride + y0) * source_map.stride_h;
+      NO_UNROLL for (int x = max(first_x, xs.begin); x < x_end; ++x) sum +=
+          to_acc(grad_row[x * grad_map.stride_w]) * to_acc(row[(x * c.x.stride + x0) * source_map.stride_w]);
+    }
+  }
+  return sum;
+}
+
+// Writes the block's sums, which lie in shared memory, in the order of the weights. find(group, channel, source, tap),
+// of the block's groups, returns where a sum is, or null if it is not there.
+template <class scalar_t, class Find>
+__device__ __forceinline__ void store_sums(float* partial, const Correlation& c, const WeightGradTile& tile,
+                                           const WeightGradBlock& block, Find find) {
+  const int row_weights = c.source_channels * c.kernel_taps;
+  float* first = partial + (int64_t(block.split) * c.groups + block.first_group) * c.channels * row_weights;
+  for_each_item(block.groups * c.channels, c.source_channels, c.kernel_taps, [&](int row, int source, int tap) {
+    const int group = row / c.channels, channel = row % c.channels;
+    const float* sum = find(group, channel, source, tap);
+    if (!sum) return;
+    // Beyond the edge of the input the tile holds zeros, and zero times infinity is not a number: then once more,
+    // leaving out what lies outside.
+    first[row * row_weights + source * c.kernel_taps + tap] =
+        isnan(*sum) ? sum_inside<scalar_t>(c, tile, block, block.first_group + group, channel, source, tap) : *sum;
+  });
 }
 
 }  // namespace fastconv::grouped_conv2d

@@ -21,7 +21,7 @@ PARTIAL_SUMS = "partial sums are written and added; tiles share the rows and col
 TAPS_APART = (
     "a thread reads the taps of a weight one by one: neighbours lie kernel_h * kernel_w elements apart, from the L1"
 )
-FRAGMENTS = "sums leave in the order in which registers hold them, a tap's at a time"
+SHUFFLED = "neighbouring channels of a group lie apart in a shuffled output: they are gathered one by one"
 MID_SECTOR = "rows of a tile begin within a sector, which two requests then read"
 ODD_PITCH = "a pixel takes an odd number of 16-byte units, for the products' sake: copies of two pixels meet in a bank"
 TAPS_MEET = "the threads of a warp read the pixels of different taps, some of which lie in the same banks"
@@ -38,8 +38,8 @@ forward     bf16 W4          |   1.345 HALO          |   2.069 TAPS_APART    |  
 forward     bf16 W8          |   1.557               |   3.058 TAPS_APART    |   1.116 ODD_PITCH     |    1.78 AROUND
 forward     bf16 SQUEEZE     |   1.425 WEIGHTS_AGAIN |   1.278 TAPS_APART    |   1.163 ODD_PITCH     |    3.71 AROUND
 input_grad  bf16 W8_STRIDE_2 |   2.924 PHASES        |   2.495 TAPS_APART    |   1.162 ODD_PITCH     |    4.28 AROUND
-weight_grad f32  W8          |   1.304 PARTIAL_SUMS  |   1.379 MID_SECTOR    |   1.216 TAPS_MEET     |    2.45 AROUND
-weight_grad bf16 W8          |   1.659               |   2.354 FRAGMENTS     |   1.063 ODD_PITCH     |    1.05
+weight_grad f32  W8          |   1.304 PARTIAL_SUMS  |   1.308 MID_SECTOR    |   1.216 TAPS_MEET     |    2.53 AROUND
+weight_grad bf16 W8          |   1.659               |   1.581 MID_SECTOR    |   1.114 ODD_PITCH     |    1.21
 """,
     ),
     *read_table(
@@ -61,13 +61,13 @@ forward     bf16 EXPAND      |   1.402 WEIGHTS_AGAIN |   1.391 TAPS_APART    |  
 input_grad  f32  W8_STRIDE_2 |   1.967 PHASES        |   1.292 TAPS_APART    |   1.260 ODD_PITCH     |    3.52 AROUND
 input_grad  bf16 W8          |   1.527               |   2.674 TAPS_APART    |   1.267 ODD_PITCH     |    1.18
 input_grad  bf16 W8_STRIDE_2 |   1.873 PHASES        |   1.257 TAPS_APART    |   1.340 ODD_PITCH     |    2.06 AROUND
-weight_grad f32  W4          |   1.270 PARTIAL_SUMS  |   1.023               |   1.497 TAPS_MEET     |    3.03 AROUND
-weight_grad f32  W8          |   1.294 PARTIAL_SUMS  |   1.074 FRAGMENTS     |   1.293 TAPS_MEET     |    2.19 AROUND
-weight_grad f32  W16         |   2.010               |   1.272 FRAGMENTS     |   1.292 TAPS_MEET     |    2.08 AROUND
-weight_grad bf16 W4          |   1.385 PARTIAL_SUMS  |   1.464 FRAGMENTS     |   1.162 ODD_PITCH     |    1.30 AROUND
-weight_grad bf16 W8          |   1.583               |   1.808 FRAGMENTS     |   1.243 ODD_PITCH     |    0.75
-weight_grad bf16 W16         |   2.712               |   2.768 FRAGMENTS     |   1.259 ODD_PITCH     |    0.68
-weight_grad bf16 SQUEEZE     |   1.854 PARTIAL_SUMS  |   3.041 FRAGMENTS     |   1.075 ODD_PITCH     |    1.74 AROUND
+weight_grad f32  W4          |   1.270 PARTIAL_SUMS  |   1.000               |   1.497 TAPS_MEET     |    3.03 AROUND
+weight_grad f32  W8          |   1.294 PARTIAL_SUMS  |   1.000               |   1.293 TAPS_MEET     |    2.27 AROUND
+weight_grad f32  W16         |   2.010               |   1.000               |   1.333 TAPS_MEET     |    2.29 AROUND
+weight_grad bf16 W4          |   1.385 PARTIAL_SUMS  |   1.000               |   1.187 ODD_PITCH     |    1.39 AROUND
+weight_grad bf16 W8          |   1.583               |   1.000               |   1.302 ODD_PITCH     |    0.91
+weight_grad bf16 W16         |   2.712               |   1.000               |   1.499 ODD_PITCH     |    1.03
+weight_grad bf16 SQUEEZE     |   1.854 PARTIAL_SUMS  |   3.041 SHUFFLED      |   1.113 ODD_PITCH     |    2.06 AROUND
 """,
     ),
 ]

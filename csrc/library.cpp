@@ -26,4 +26,16 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("channel_shuffle(Tensor input, int groups) -> Tensor");
   m.def("concat_shuffle(Tensor[] inputs, int groups) -> Tensor");
   m.def("_concat_shuffle_input_grad(Tensor grad_output, int[] channels, int groups, int[] needed) -> Tensor[]");
+
+  m.def("split_attention_pool(Tensor input, int radix) -> Tensor");
+  m.def("split_attention_combine(Tensor input, Tensor logits, int radix, int cardinality=1) -> Tensor");
+  m.def(
+      "_split_attention_combine_backward(Tensor grad_output, Tensor input, Tensor logits, int radix, int cardinality) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "_split_attention_combine_logits_grad(Tensor grad_output, Tensor input, Tensor logits, int radix, "
+      "int cardinality) -> Tensor");
+  m.def(
+      "_split_attention_combine_input_grad(Tensor grad_output, Tensor logits, Tensor? grad_pooled, int radix, "
+      "int cardinality) -> Tensor");
 }

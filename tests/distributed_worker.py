@@ -52,6 +52,12 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], list[Tensor], list[list[Any]]]] = 
         [rand(4, 6, 2, 5), rand(4, 2, 2, 5)],
         [[BATCH, BATCH], [CHANNELS, CHANNELS], [Shard(2), BATCH]],
     ),
+    "split_attention_pool": (lambda x: fastconv.split_attention_pool(x, 3), [rand(4, 6, 7, 2)], [[BATCH], [CHANNELS]]),
+    "split_attention_combine": (
+        lambda x, logits: fastconv.split_attention_combine(x, logits, 2),
+        [rand(4, 6, 7, 2), rand(4, 6)],
+        [[BATCH, BATCH], [CHANNELS, CHANNELS], [BATCH, EVERYWHERE]],
+    ),
 }
 """An operator, its tensors, and ways to shard them; the first way must not be redistributed."""
 

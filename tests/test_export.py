@@ -36,6 +36,14 @@ EXAMPLES: dict[str, list[tuple[Callable[..., Tensor], tuple[Any, ...]]]] = {
         (lambda x: fastconv.channel_shuffle(x, 1), (rand(2, 6, 5, 2),)),
     ],
     "concat_shuffle": [(lambda x, y: fastconv.concat_shuffle([x, y], 2), (rand(2, 6, 5, 4), rand(2, 4, 5, 4)))],
+    "split_attention_pool": [
+        (lambda x: fastconv.split_attention_pool(x, 1), (rand(2, 6, 5, 4),)),
+        (lambda x: fastconv.split_attention_pool(x, 3), (rand(2, 6, 5, 4),)),
+    ],
+    "split_attention_combine": [
+        (lambda x, logits: fastconv.split_attention_combine(x, logits, 1), (rand(2, 6, 5, 4), rand(2, 6))),
+        (lambda x, logits: fastconv.split_attention_combine(x, logits, 3, 2), (rand(2, 12, 5, 4), rand(2, 12))),
+    ],
 }  # fmt: skip
 """Of every operator, functions with arguments that reach each branch of what is written for it."""
 

@@ -63,6 +63,37 @@ def _shuffle_samples(name: str, device: str) -> Samples:
     return samples
 
 
+def _split_attention_samples(name: str, device: str) -> Samples:
+    samples: Samples = []
+    for channels_last, grad in itertools.product((False, True), repeat=2):
+        leaf: dict[str, Any] = {"device": device, "requires_grad": grad}
+        x = _map(2, 12, 5, 4, channels_last=channels_last, device=device).requires_grad_(grad)
+        g = _map(2, 6, 5, 4, channels_last=channels_last, device=device).requires_grad_(grad)
+        logits, p = torch.randn(2, 12, **leaf), torch.randn(2, 6, **leaf)
+        samples += {
+            "split_attention_pool": [(x, 2), (x, 1), (x[:0], 3), (x[:, 1:10], 3)],
+            "split_attention_combine": [
+                (x, logits, 2),
+                (x, logits, 1),
+                (x, logits, 3, 2),
+                (x[:0], logits[:0], 2),
+                (x, logits.detach(), 2, 3),
+            ],
+            "_split_attention_combine_backward": [
+                (g, x, logits, 2, 1),
+                (g, x, logits, 2, 3),
+                (g[:0], x[:0], logits[:0], 2, 1),
+            ],
+            "_split_attention_combine_logits_grad": [(g, x, logits, 2, 1), (x, x, logits, 1, 3)],
+            "_split_attention_combine_input_grad": [
+                (g, logits, p, 2, 3),
+                (g, logits, None, 2, 1),
+                (g, logits.detach(), p, 2, 1),
+            ],
+        }[name]
+    return samples
+
+
 def _samples(name: str, device: str) -> Samples:
     if "depthwise_conv2d" in name:
         return _convolution_samples(name, device, 3, (6, 1, 3, 2))
@@ -71,6 +102,8 @@ def _samples(name: str, device: str) -> Samples:
         return dense + _convolution_samples(name, device, 6, (12, 2, 3, 2), 3, 4)
     if "shuffle" in name:
         return _shuffle_samples(name, device)
+    if "split_attention" in name:
+        return _split_attention_samples(name, device)
     raise AssertionError(f"no samples of {name}")
 
 
@@ -109,4 +142,7 @@ def test_schema(name: str) -> None:
     schema = packet.default._schema
     assert not any(argument.kwarg_only for argument in schema.arguments)
     assert not schema.is_mutable
-    assert [str(r.type) for r in schema.returns] == ["List[Tensor]" if "int[] needed" in str(schema) else "Tensor"]
+    returns = ["List[Tensor]"] if "int[] needed" in str(schema) else ["Tensor"]
+    if name == "_split_attention_combine_backward":  # both gradients in one pass
+        returns *= 2
+    assert [str(r.type) for r in schema.returns] == returns

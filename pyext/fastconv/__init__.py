@@ -8,7 +8,14 @@ its own: autograd and double backward, autocast, torch.compile, export and vmap.
 from importlib.metadata import version as _version
 
 from . import _load, decompositions, nn, onnx  # noqa: F401  (_load comes first: it registers the operators)
-from .ops import channel_shuffle, concat_shuffle, depthwise_conv2d, grouped_conv2d
+from .ops import (
+    channel_shuffle,
+    concat_shuffle,
+    depthwise_conv2d,
+    grouped_conv2d,
+    split_attention_combine,
+    split_attention_pool,
+)
 
 __version__ = _version("fastconv")
 __all__ = [
@@ -20,4 +27,6 @@ __all__ = [
     "grouped_conv2d",
     "nn",
     "onnx",
+    "split_attention_combine",
+    "split_attention_pool",
 ]

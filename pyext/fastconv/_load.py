@@ -20,6 +20,13 @@ OPERATORS = {
     "depthwise_conv2d": ("depthwise_conv2d", "_depthwise_conv2d_input_grad", "_depthwise_conv2d_weight_grad"),
     "grouped_conv2d": ("grouped_conv2d", "_grouped_conv2d_input_grad", "_grouped_conv2d_weight_grad"),
     "channel_shuffle": ("channel_shuffle", "concat_shuffle", "_concat_shuffle_input_grad"),
+    "split_attention": (
+        "split_attention_pool",
+        "split_attention_combine",
+        "_split_attention_combine_backward",
+        "_split_attention_combine_logits_grad",
+        "_split_attention_combine_input_grad",
+    ),
 }
 """The operators by the folders of their kernels, each with the names that a backend registers."""
 

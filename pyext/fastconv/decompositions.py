@@ -29,7 +29,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def table() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
     """What `torch.export.ExportedProgram.run_decompositions` takes: for every operator a function of the same
     arguments."""
-    functions = (depthwise_conv2d, grouped_conv2d, channel_shuffle, concat_shuffle)
+    functions = (
+        depthwise_conv2d,
+        grouped_conv2d,
+        channel_shuffle,
+        concat_shuffle,
+        split_attention_pool,
+        split_attention_combine,
+    )
     return {getattr(torch.ops.fastconv, function.__name__).default: function for function in functions}
 
 
@@ -69,3 +76,14 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
 
 def concat_shuffle(inputs: Sequence[Tensor], groups: int) -> Tensor:
     return channel_shuffle(torch.cat(list(inputs), 1), groups)
+
+
+def split_attention_pool(input: Tensor, radix: int) -> Tensor:
+    return input.mean((2, 3)) if radix == 1 else input.unflatten(1, (radix, -1)).sum(1).mean((2, 3))
+
+
+def split_attention_combine(input: Tensor, logits: Tensor, radix: int, cardinality: int = 1) -> Tensor:
+    if radix == 1:
+        return input * logits.sigmoid()[..., None, None]
+    attention = logits.unflatten(1, (cardinality, radix, -1)).softmax(2).transpose(1, 2).flatten(2)
+    return (attention[..., None, None] * input.unflatten(1, (radix, -1))).sum(1)

@@ -21,9 +21,10 @@ Rule = tuple[Placement, Mapping[str, Placement]]
 
 
 def _register(name: str, rules: Callable[..., Sequence[Rule]]) -> None:
-    """`rules` takes the operator's arguments; every tensor of a list is placed alike."""
+    """`rules` takes the operator's arguments; every tensor of a list, and every output, is placed alike."""
     operator = getattr(torch.ops.fastconv, name).default
     names = [argument.name for argument in operator._schema.arguments]
+    outputs = len(operator._schema.returns)
 
     def placements(arguments: Sequence[Any], rule: Mapping[str, Placement]) -> list[Placement | None]:
         found: list[Placement | None] = []
@@ -37,7 +38,9 @@ def _register(name: str, rules: Callable[..., Sequence[Rule]]) -> None:
     @register_sharding(operator)
     def _(*arguments: Any) -> Sequence[tuple[list[Any], list[Any]]]:
         everywhere: Rule = (Replicate(), {})
-        return [([output], placements(arguments, inputs)) for output, inputs in (everywhere, *rules(*arguments))]
+        return [
+            ([output] * outputs, placements(arguments, inputs)) for output, inputs in (everywhere, *rules(*arguments))
+        ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,3 +99,18 @@ def _(subclass: Any, function: Any, types: Any, arguments: Any, keywords: Any) -
     shuffled = torch.ops.fastconv.channel_shuffle(grad_output, max(sum(channels) // groups, 1))
     parts = shuffled.split(channels, 1)
     return [parts[i] for i in needed]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Split attention: examples are independent. A shard of the channels would not hold all splits of any.
+
+
+def _examples(*arguments: str) -> Callable[..., Sequence[Rule]]:
+    return lambda *_: [(Shard(0), dict.fromkeys(arguments, Shard(0)))]
+
+
+_register("split_attention_pool", _examples("input"))
+_register("split_attention_combine", _examples("input", "logits"))
+_register("_split_attention_combine_backward", _examples("grad_output", "input", "logits"))
+_register("_split_attention_combine_logits_grad", _examples("grad_output", "input", "logits"))
+_register("_split_attention_combine_input_grad", _examples("grad_output", "logits", "grad_pooled"))

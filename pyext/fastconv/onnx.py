@@ -18,7 +18,14 @@ Value = Any  # a tensor of the ONNX graph that is being built
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export` takes as `custom_translation_table`: for every operator a function that writes nodes."""
-    functions = (depthwise_conv2d, grouped_conv2d, channel_shuffle, concat_shuffle)
+    functions = (
+        depthwise_conv2d,
+        grouped_conv2d,
+        channel_shuffle,
+        concat_shuffle,
+        split_attention_pool,
+        split_attention_combine,
+    )
     return {getattr(torch.ops.fastconv, function.__name__).default: function for function in functions}
 
 
@@ -93,3 +100,25 @@ def _shuffle(value: Value, channels: int, groups: int) -> Value:
     # A 0 stands for the size of the input there, -1 for all that is left: the pixels.
     split = op.Reshape(value, op.Constant(value_ints=[0, groups, channels // groups, -1]))
     return op.Reshape(op.Transpose(split, perm=[0, 2, 1, 3]), op.Shape(value))
+
+
+def split_attention_pool(input: Value, radix: int) -> Value:
+    op = _opset()
+    channels = input.shape[1] // radix
+    # A mean over splits and pixels, times the splits.
+    splits = op.Reshape(input, op.Constant(value_ints=[0, radix, channels, -1]))
+    mean = op.ReduceMean(splits, op.Constant(value_ints=[1, 3]), keepdims=0)
+    return mean if radix == 1 else op.Mul(mean, op.CastLike(float(radix), mean))
+
+
+def split_attention_combine(input: Value, logits: Value, radix: int, cardinality: int = 1) -> Value:
+    op = _opset()
+    if radix == 1:
+        return op.Mul(input, op.Unsqueeze(op.Sigmoid(logits), op.Constant(value_ints=[2, 3])))
+    channels = input.shape[1] // radix
+    groups = op.Reshape(logits, op.Constant(value_ints=[0, cardinality, radix, channels // cardinality]))
+    attention = op.Transpose(op.Softmax(groups, axis=2), perm=[0, 2, 1, 3])
+    attention = op.Reshape(attention, op.Constant(value_ints=[0, radix, channels, 1]))
+    splits = op.Reshape(input, op.Constant(value_ints=[0, radix, channels, -1]))
+    sizes = op.Concat(op.Shape(input, end=1), op.Constant(value_ints=[channels]), op.Shape(input, start=2), axis=0)
+    return op.Reshape(op.ReduceSum(op.Mul(splits, attention), op.Constant(value_ints=[1]), keepdims=0), sizes)

@@ -3,5 +3,13 @@
 from .channel_shuffle import channel_shuffle, concat_shuffle
 from .depthwise_conv2d import depthwise_conv2d
 from .grouped_conv2d import grouped_conv2d
+from .split_attention import split_attention_combine, split_attention_pool
 
-__all__ = ["channel_shuffle", "concat_shuffle", "depthwise_conv2d", "grouped_conv2d"]
+__all__ = [
+    "channel_shuffle",
+    "concat_shuffle",
+    "depthwise_conv2d",
+    "grouped_conv2d",
+    "split_attention_combine",
+    "split_attention_pool",
+]

@@ -125,6 +125,17 @@ def test_sdist_holds_every_source(sdist: Path) -> None:
     assert not {name for name in names if name.endswith((".so", ".o", ".pyc"))}
 
 
+@pytest.mark.parametrize(
+    ("platform", "tags"), [("linux", ["manylinux_x86_64", "manylinux_aarch64"]), ("macos", ["macosx_arm64"])]
+)
+def test_wheels_that_are_published(platform: str, tags: list[str]) -> None:
+    """cibuildwheel understands pyproject.toml as meant; it builds in containers and on Macs, not here."""
+    pytest.importorskip("cibuildwheel")
+    command = (sys.executable, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", platform, ROOT)
+    pythons = ("cp310", "cp311", "cp312", "cp313", "cp314")
+    assert set(run(*command).split()) == {f"{python}-{tag}" for python in pythons for tag in tags}
+
+
 def setup_py(tmp_path: Path, setting: str | None, *, nvcc: bool) -> subprocess.CompletedProcess[str]:
     """Runs setup.py until it has decided what is built. Without nvcc: none on the PATH, none in the usual places."""
     script = "import pathlib, runpy, sys\n"

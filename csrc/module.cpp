@@ -9,10 +9,10 @@ namespace py = pybind11;
 
 namespace {
 
+using namespace fastconv;
+
 // From the Geometry of fastconv.ops.grouped_conv2d, which has checked the call.
-std::string grouped_conv2d_cpu_plan(const std::string& direction, const std::string& dtype,
-                                    const py::object& geometry) {
-  using namespace fastconv;
+grouped_conv2d::Params grouped_conv2d_params(const std::string& dtype, const py::object& geometry) {
   auto number = [&](const char* name) { return geometry.attr(name).cast<int64_t>(); };
   auto of_pair = [&](const char* name, int i) { return geometry.attr(name)[py::int_(i)].cast<int64_t>(); };
   grouped_conv2d::Params p{};
@@ -28,7 +28,20 @@ std::string grouped_conv2d_cpu_plan(const std::string& direction, const std::str
   p.padding_h = of_pair("padding", 0), p.padding_w = of_pair("padding", 1);
   p.dilation_h = of_pair("dilation", 0), p.dilation_w = of_pair("dilation", 1);
   p.groups = number("groups"), p.shuffle = number("shuffle");
-  return grouped_conv2d::describe_cpu_plan(direction, p);
+  return p;
+}
+
+std::string grouped_conv2d_cpu_plan(const std::string& direction, const std::string& dtype,
+                                    const py::object& geometry) {
+  return grouped_conv2d::describe_cpu_plan(direction, grouped_conv2d_params(dtype, geometry));
+}
+
+std::string grouped_conv2d_cuda_plan(const std::string& direction, const std::string& dtype, const py::object& geometry,
+                                     int compute_capability, int multiprocessors, int smem_per_block,
+                                     int smem_per_multiprocessor) {
+  return grouped_conv2d::describe_cuda_plan(
+      direction, grouped_conv2d_params(dtype, geometry),
+      {compute_capability, multiprocessors, smem_per_block, smem_per_multiprocessor});
 }
 
 }  // namespace
@@ -49,4 +62,7 @@ PYBIND11_MODULE(_C, m) {
       "The instruction set that the CPU kernels use: avx512, avx2 or baseline.");
   m.def("grouped_conv2d_cpu_plan", &grouped_conv2d_cpu_plan, py::arg("direction"), py::arg("dtype"),
         py::arg("geometry"), "What serves a call of grouped_conv2d on the CPU, in words.");
+  m.def("grouped_conv2d_cuda_plan", &grouped_conv2d_cuda_plan, py::arg("direction"), py::arg("dtype"),
+        py::arg("geometry"), py::arg("compute_capability"), py::arg("multiprocessors"), py::arg("smem_per_block"),
+        py::arg("smem_per_multiprocessor"), "What _C_cuda launches for a call of grouped_conv2d, in words.");
 }

@@ -14,8 +14,9 @@ from pathlib import Path
 import fastconv
 import pytest
 import torch
+from fastconv import _C, _load, backends, triton_kernels
 from fastconv import __main__ as command
-from fastconv import _load, backends, triton_kernels
+from fastconv.ops.grouped_conv2d import check_arguments
 
 PACKAGE = Path(fastconv.__file__).parent
 requires_cuda_torch = pytest.mark.skipif(
@@ -231,6 +232,25 @@ def test_plan_of_a_call() -> None:
 def test_plan_of_a_wrong_call(arguments: tuple[str, ...], message: str) -> None:
     done = plan("--input", "8x6x9x8", "--weight", "12x2x3x2", *arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dtype", "groups", "group_channels", "capability", "text"),
+    [
+        ("float32", 8, 4, 90, "FFMA kernel"),
+        ("bfloat16", 8, 8, 90, "tensor-core kernel"),
+        ("bfloat16", 8, 8, 75, "generic kernel"),  # which has no such product
+        ("bfloat16", 2, 64, 90, "torch's convolution"),
+        ("float32", 8, 1, 90, "depthwise_conv2d's channels_last kernel for size 3"),
+    ],
+)
+def test_plan_of_a_cuda_call(dtype: str, groups: int, group_channels: int, capability: int, text: str) -> None:
+    channels = groups * group_channels
+    x = torch.empty(8, channels, 28, 28, device="meta").contiguous(memory_format=torch.channels_last)
+    w = torch.empty(channels, group_channels, 3, 3, device="meta")
+    g = check_arguments("grouped_conv2d", x, w, None, [1, 1], [1, 1], [1, 1], groups)
+    for direction in ("forward", "input_grad", "weight_grad"):
+        assert text in _C.grouped_conv2d_cuda_plan(direction, dtype, g, capability, 132, 227 * 1024, 228 * 1024)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

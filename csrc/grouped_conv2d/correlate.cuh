@@ -28,7 +28,7 @@ struct TileBlock {
   BlockAxis y, x;
 };
 
-__device__ __forceinline__ TileBlock tile_block(const Correlation& c, const GroupTile& tile) {
+__device__ __forceinline__ TileBlock tile_block(const TileCorrelation& c, const GroupTile& tile) {
   TileBlock block;
   unsigned rest = blockIdx.x;
   block.first_group = int(rest % tile.group_blocks) * tile.groups, rest /= tile.group_blocks;
@@ -48,7 +48,7 @@ __device__ __forceinline__ TileBlock tile_block(const Correlation& c, const Grou
 // Entry e of the table `entries` says where unit e of a group's sum, taps times units of `kUnit` source channels, lies
 // from a pixel's own place; `pixels` where the pixels of the tile lie. In bytes.
 template <int kUnit, int kElementBytes>
-__device__ __forceinline__ void set_tables(int* entries, int* pixels, const Correlation& c, const GroupTile& tile,
+__device__ __forceinline__ void set_tables(int* entries, int* pixels, const TileCorrelation& c, const GroupTile& tile,
                                            const TileBlock& block) {
   const StagedMap& source = tile.source;
   const int units = source.slots / kUnit, count = block.y.taps * block.x.taps * units;
@@ -68,7 +68,7 @@ __device__ __forceinline__ void set_tables(int* entries, int* pixels, const Corr
 // Calls place(group, channel, unit, i, weight) for the weights of the block's groups and for zeros where slots or
 // channels are not real ones: i is a source channel's place in its unit, units are those of set_tables.
 template <class scalar_t, int kUnit, class F>
-__device__ __forceinline__ void for_each_weight(const Correlation& c, const GroupTile& tile, const TileBlock& block,
+__device__ __forceinline__ void for_each_weight(const TileCorrelation& c, const GroupTile& tile, const TileBlock& block,
                                                 F place) {
   const int group_weights = c.channels * c.source_channels * c.kernel_taps, tap_units = tile.source.slots / kUnit;
   const scalar_t* weights = static_cast<const scalar_t*>(c.weight) + int64_t(block.first_group) * group_weights;
@@ -94,7 +94,7 @@ __device__ __forceinline__ void for_each_weight(const Correlation& c, const Grou
 
 // Writes the tile's results, staged as [pixel][groups * channels], to the destination.
 template <class scalar_t>
-__device__ __forceinline__ void store_tile(const unsigned char* staged, const Correlation& c, const GroupTile& tile,
+__device__ __forceinline__ void store_tile(const unsigned char* staged, const TileCorrelation& c, const GroupTile& tile,
                                            const TileBlock& block) {
   constexpr int kSize = int(sizeof(scalar_t));
   const FeatureMap& map = c.destination;

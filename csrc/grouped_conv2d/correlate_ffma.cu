@@ -21,7 +21,7 @@ constexpr int kBlocks = 3;
 
 template <int kChannels>
 __global__ void __launch_bounds__(kFfmaThreads, kBlocks)
-    grouped_conv2d_correlate_ffma_kernel(const Correlation c, const GroupTile tile) {
+    grouped_conv2d_correlate_ffma_kernel(const TileCorrelation c, const GroupTile tile) {
   DYN_SMEM(unsigned char, smem);
   float* const weights = reinterpret_cast<float*>(smem + tile.weight_offset);
   unsigned char* const output = smem + tile.output_offset;

@@ -22,7 +22,7 @@ constexpr int kTiles = kChunks == 1 ? 4 : 2;
 
 template <class scalar_t, int kChunks, int kUnit>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    grouped_conv2d_correlate_tensor_core_kernel(const Correlation c, const GroupTile tile) {
+    grouped_conv2d_correlate_tensor_core_kernel(const TileCorrelation c, const GroupTile tile) {
   constexpr int kSize = int(sizeof(scalar_t)), M = kTiles<kChunks>;
   DYN_SMEM(unsigned char, smem);
   unsigned char* const zeros = smem + tile.source.rows * tile.source.row_pitch;  // 16 bytes

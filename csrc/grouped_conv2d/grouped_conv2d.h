@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/convolution.h"
+#include "common/device_facts.h"
 
 namespace fastconv::grouped_conv2d {
 
@@ -24,7 +25,9 @@ struct Params : Convolution2d {
 // One input channel a group: depthwise_conv2d's kernels serve it.
 inline bool is_depthwise(const Params& p) { return p.groups == p.channels && p.shuffle == 1; }
 
-// What serves a call on the CPU, for people. direction: "forward", "input_grad" or "weight_grad".
+// What serves a call on the CPU, and on a GPU by _C_cuda, for people. direction: "forward", "input_grad" or
+// "weight_grad". The latter takes the maps for dense and aligned.
 std::string describe_cpu_plan(const std::string& direction, const Params& params);
+std::string describe_cuda_plan(const std::string& direction, const Params& params, const DeviceFacts& device);
 
 }  // namespace fastconv::grouped_conv2d

@@ -37,9 +37,9 @@ inline bool fits_tiled_kernels(const Params& p, const DeviceFacts& device) {
 
 inline Plan choose_plan(Direction direction, const Params& p, const DeviceFacts& device) {
   if (fits_tiled_kernels(p, device)) {
-    const Plan plan = direction == Direction::forward      ? correlate_plan(forward_correlation(p), p.dtype, device)
-                      : direction == Direction::input_grad ? correlate_plan(input_grad_correlation(p), p.dtype, device)
-                                                           : weight_grad_plan(forward_correlation(p), p.dtype, device);
+    const Plan plan = direction == Direction::forward      ? correlate_plan(forward_tiles(p), p.dtype, device)
+                      : direction == Direction::input_grad ? correlate_plan(input_grad_tiles(p), p.dtype, device)
+                                                           : weight_grad_plan(forward_tiles(p), p.dtype, device);
     if (plan.kernel != KernelKind::generic) return plan;
   }
   return {generic_plan(direction, p, p.group_channels() * p.kernel_h * p.kernel_w, device)};

@@ -20,8 +20,8 @@ inline TileAxis tile_axis(const Axis& axis) {
   return result;
 }
 
-inline Correlation forward_correlation(const Params& p) {
-  Correlation c{};
+inline TileCorrelation forward_tiles(const Params& p) {
+  TileCorrelation c{};
   c.layout = p.layout, c.source = p.input, c.destination = p.output;
   c.batch = int(p.batch), c.groups = int(p.groups);
   c.source_channels = int(p.group_channels()), c.channels = int(p.group_out_channels());
@@ -34,8 +34,8 @@ inline Correlation forward_correlation(const Params& p) {
   return c;
 }
 
-inline Correlation input_grad_correlation(const Params& p) {
-  Correlation c{};
+inline TileCorrelation input_grad_tiles(const Params& p) {
+  TileCorrelation c{};
   c.layout = p.layout, c.source = p.output, c.destination = p.input;
   c.batch = int(p.batch), c.groups = int(p.groups);
   c.source_channels = int(p.group_out_channels()), c.channels = int(p.group_channels());
@@ -51,7 +51,7 @@ inline Correlation input_grad_correlation(const Params& p) {
 inline int largest(const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); }
 
 // A generic plan if no tile fits.
-inline Plan correlate_plan(const Correlation& c, ElementType dtype, const DeviceFacts& device) {
+inline Plan correlate_plan(const TileCorrelation& c, ElementType dtype, const DeviceFacts& device) {
   if (c.y.phases > kMaxPhases || c.x.phases > kMaxPhases || c.x.stride > 2) return {};
   const bool tensor_core = dtype != ElementType::f32;
   const int size = int(element_size(dtype));

@@ -18,7 +18,7 @@ constexpr int kFewestPixels = 128;   // below which a tile is not cut to have mo
 
 struct Plan : ConvolutionPlan {
   KernelKind kernel = KernelKind::generic;
-  Correlation correlation;  // that a tiled kernel computes
+  TileCorrelation correlation;  // that a tiled kernel computes
   GroupTile tile;
   WeightGradTile weight_grad_tile;
 };

@@ -7,7 +7,7 @@
 namespace fastconv::grouped_conv2d {
 
 // A generic plan if no tile fits. `c` is the forward correlation, its destination the gradient.
-inline Plan weight_grad_plan(const Correlation& c, ElementType dtype, const DeviceFacts& device) {
+inline Plan weight_grad_plan(const TileCorrelation& c, ElementType dtype, const DeviceFacts& device) {
   if (c.x.stride > 2) return {};
   const bool tensor_core = dtype != ElementType::f32;
   const int size = int(element_size(dtype));

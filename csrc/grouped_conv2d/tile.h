@@ -29,7 +29,7 @@ struct TileAxis {
 };
 
 // Forward or input gradient: a map of `groups` groups of `source_channels` becomes one of groups of `channels`.
-struct Correlation {
+struct TileCorrelation {
   Layout layout;
   FeatureMap source, destination;
   int batch, groups, source_channels, channels;

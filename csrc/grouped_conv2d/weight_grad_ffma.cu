@@ -12,7 +12,7 @@ namespace fastconv::grouped_conv2d {
 
 template <int kChannels>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    grouped_conv2d_weight_grad_ffma_kernel(const Correlation c, const WeightGradTile tile, float* partial) {
+    grouped_conv2d_weight_grad_ffma_kernel(const TileCorrelation c, const WeightGradTile tile, float* partial) {
   constexpr int kSums = 4 * kChannels;
   DYN_SMEM(unsigned char, smem);
   const WeightGradMemory memory(smem, tile);

@@ -17,7 +17,7 @@ namespace fastconv::grouped_conv2d {
 // A warp keeps kSteps * 2 units by kChunks * 8 output channels.
 template <class scalar_t, int kChunks>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    grouped_conv2d_weight_grad_tensor_core_kernel(const Correlation c, const WeightGradTile tile, float* partial) {
+    grouped_conv2d_weight_grad_tensor_core_kernel(const TileCorrelation c, const WeightGradTile tile, float* partial) {
   constexpr int kSize = int(sizeof(scalar_t)), kSteps = kProductSteps, kSums = kSteps * kChunks * 4;
   DYN_SMEM(unsigned char, smem);
   const WeightGradMemory memory(smem, tile);

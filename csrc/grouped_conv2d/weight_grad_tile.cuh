@@ -10,7 +10,7 @@ struct WeightGradBlock {
   int first_group, groups, unit_block, split;
 };
 
-__device__ __forceinline__ WeightGradBlock weight_grad_block(const Correlation& c, const WeightGradTile& tile) {
+__device__ __forceinline__ WeightGradBlock weight_grad_block(const TileCorrelation& c, const WeightGradTile& tile) {
   WeightGradBlock block;
   unsigned rest = blockIdx.x;
   block.first_group = int(rest % tile.group_blocks) * tile.groups, rest /= tile.group_blocks;
@@ -38,8 +38,9 @@ struct WeightGradMemory {
 };
 
 // Before the first tile. A tap has `units` units of `unit_bytes`.
-__device__ __forceinline__ void set_up(const WeightGradMemory& memory, const Correlation& c, const WeightGradTile& tile,
-                                       const WeightGradBlock& block, int units, int unit_bytes) {
+__device__ __forceinline__ void set_up(const WeightGradMemory& memory, const TileCorrelation& c,
+                                       const WeightGradTile& tile, const WeightGradBlock& block, int units,
+                                       int unit_bytes) {
   set_slot_offsets(memory.input_slots, tile.input, c.source, block.first_group, block.groups,
                    ChannelOrder<int>(1, c.groups * c.source_channels));
   set_slot_offsets(memory.grad_slots, tile.grad, c.destination, block.first_group, block.groups,
@@ -54,7 +55,7 @@ __device__ __forceinline__ void set_up(const WeightGradMemory& memory, const Cor
 
 // Stages tile `item` and returns its pixels; the table `pixels` is filled up to a multiple of 16 by places that are -1.
 template <class scalar_t>
-__device__ __forceinline__ int stage_item(const WeightGradMemory& memory, const Correlation& c,
+__device__ __forceinline__ int stage_item(const WeightGradMemory& memory, const TileCorrelation& c,
                                           const WeightGradTile& tile, const WeightGradBlock& block, int item) {
   __syncthreads();  // the last tile has been read, the tables are there
   const int tile_x = item % tile.tiles_x, rest = item / tile.tiles_x, tile_y = rest % tile.tiles_y;
@@ -81,8 +82,8 @@ __device__ __forceinline__ int stage_item(const WeightGradMemory& memory, const 
 
 // The block's share of a weight's sum, straight from the maps.
 template <class scalar_t>
-__device__ float sum_inside(const Correlation& c, const WeightGradTile& tile, const WeightGradBlock& block, int group,
-                            int channel, int source_channel, int tap) {
+__device__ float sum_inside(const TileCorrelation& c, const WeightGradTile& tile, const WeightGradBlock& block,
+                            int group, int channel, int source_channel, int tap) {
   const FeatureMap &source_map = c.source, &grad_map = c.destination;
   const ChannelOrder<int> order(c.shuffle, c.groups * c.channels);
   const int ky = tap / c.kernel_w, kx = tap % c.kernel_w;
@@ -112,7 +113,7 @@ __device__ float sum_inside(const Correlation& c, const WeightGradTile& tile, co
 // Writes the block's sums, which lie in shared memory, in the order of the weights. find(group, channel, source, tap),
 // of the block's groups, returns where a sum is, or null if it is not there.
 template <class scalar_t, class Find>
-__device__ __forceinline__ void store_sums(float* partial, const Correlation& c, const WeightGradTile& tile,
+__device__ __forceinline__ void store_sums(float* partial, const TileCorrelation& c, const WeightGradTile& tile,
                                            const WeightGradBlock& block, Find find) {
   const int row_weights = c.source_channels * c.kernel_taps;
   float* first = partial + (int64_t(block.split) * c.groups + block.first_group) * c.channels * row_weights;

@@ -178,10 +178,22 @@ def plan(input: torch.Tensor, weight: torch.Tensor, geometry: Sequence[Any]) -> 
             from .triton_kernels import grouped_conv2d as triton_page
 
             on_cuda = f"Triton: {triton_page.describe(triton_page.default_plan(direction, g, input.dtype))}"
+        elif cuda.backend == "CUDA":
+            facts, where = _device_facts()
+            on_cuda = f"{_C.grouped_conv2d_cuda_plan(direction, dtype, g, *facts)}{where}"
         else:
-            on_cuda = f"{cuda.backend or 'nothing'}: {cuda.why}"
+            on_cuda = f"nothing: {cuda.why}"
         plans[direction] = {"cpu": _C.grouped_conv2d_cpu_plan(direction, dtype, g), "cuda": on_cuda}
     return plans
+
+
+def _device_facts() -> tuple[tuple[int, int, int, int], str]:
+    """What a CUDA plan depends on: csrc/common/device_facts.h, of the first GPU; without one, of an H100."""
+    if not torch.cuda.is_available():
+        return (90, 132, 227 * 1024, 228 * 1024), " (on an H100; torch sees no GPU here)"
+    gpu: Any = torch.cuda.get_device_properties(0)  # whose stub lacks a field
+    capability, shared = 10 * gpu.major + gpu.minor, gpu.shared_memory_per_block_optin
+    return (capability, gpu.multi_processor_count, shared, gpu.shared_memory_per_multiprocessor), ""
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -5,11 +5,12 @@
 #   make build        rebuild what changed
 #   make lint         ruff, mypy, clang-format
 #   make bench        the short benchmark
+#   make docs         the documentation, in docs/_build/html
 #   make test-torch TORCH=2.13.0   the wheel built here, tested under another torch
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-long build lint bench test-torch clean
+.PHONY: demo test test-long build lint bench docs test-torch clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -48,6 +49,10 @@ lint: build
 
 bench: build
 	$(PY) -m benchmarks depthwise_conv2d --quick
+
+docs: build
+	$(PY) -m sphinx -W --keep-going -q -b doctest docs docs/_build/doctest
+	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 test-torch: OTHER := .venv-torch-$(TORCH)
 test-torch: build

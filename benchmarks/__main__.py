@@ -31,11 +31,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "what",
-        choices=(*OPERATORS, "table", "figures", "gpu-estimate"),
+        choices=(*OPERATORS, "table", "figures", "plots", "gpu-estimate"),
         help="an operator, `table` to print a result file, `figures` to write the documents' tables from "
-        "benchmarks/results, or `gpu-estimate` for what an operator's CUDA kernels take at least",
+        "benchmarks/results, `plots` to draw them, or `gpu-estimate` for what CUDA kernels take at least",
     )
-    parser.add_argument("of", nargs="?", help="with table: a file that --json wrote; with gpu-estimate: an operator")
+    parser.add_argument(
+        "of",
+        nargs="?",
+        help="with table: a file that --json wrote; with plots: a folder; with gpu-estimate: an operator",
+    )
     parser.add_argument("--quick", action="store_true", help="few cases, short timing, no torch.compile, one thread")
     parser.add_argument("--threads", type=words, help="CPU threads, such as 1,2 (default: 1 and all)")
     parser.add_argument("--dtype", type=words, default=["f32", "bf16"], help="of f32, f64, bf16, f16 (f32,bf16)")
@@ -51,6 +55,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.what == "table" and options.of is None:
         parser.error("table needs the file that --json wrote")
+    if options.what == "plots" and options.of is None:
+        parser.error("plots needs a folder to write to")
     if options.what == "gpu-estimate" and options.of not in OPERATORS:
         parser.error(f"gpu-estimate needs an operator: {', '.join(OPERATORS)}")
     for name, known in (
@@ -88,6 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks import figures
 
         print("written:", *figures.write())
+        return 0
+    if options.what == "plots":
+        from benchmarks import plots  # imports matplotlib, which nothing else here needs
+
+        print("written:", *plots.draw(Path(options.of)))
         return 0
 
     pattern = re.compile(options.filter)

@@ -35,7 +35,8 @@ def write() -> list[Path]:
 
 def read_results() -> list[dict[str, Any]]:
     """The result files of operators on CPUs and GPUs, in the order of their names."""
-    contents = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    files = sorted(RESULTS.glob("*.json"))
+    contents = [json.loads(file.read_text()) | {"file": file.stem} for file in files]
     return [content for content in contents if content.get("rows") and "times" in content["rows"][0]]
 
 
@@ -74,10 +75,9 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     text = [
         "# Figures",
         "",
-        "Made from `benchmarks/results/*.json` by `python -m benchmarks figures`; the [README](../README.md#figures)",
-        "says how to measure. A cell is fastconv's median time and how many times faster than the fastest peer it is;",
-        f"below 1 it is slower. In *italics*: slower than {NOT_SLOWER}. The result files hold peers' times, limits and",
-        "targets too.",
+        "Made from `benchmarks/results/*.json` by `python -m benchmarks figures`; the README says how to measure.",
+        "A cell is fastconv's median time and how many times faster than the fastest peer it is; below 1: slower.",
+        f"In *italics*: slower than {NOT_SLOWER}. The result files hold peers' times, limits and targets too.",
     ]
     for content in results:
         machine, rows = content["machine"], content["rows"]

@@ -23,6 +23,17 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "_grouped_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int shuffle, bool deterministic) -> Tensor");
 
+  m.def(
+      "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? mask=None, Tensor? bias=None, "
+      "int[2] stride=1, int[2] padding=0, int[2] dilation=1) -> Tensor");
+  // needed: which of the gradients of 0 input, 1 offset, 2 mask.
+  m.def(
+      "_deform_conv2d_input_grad(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+      "int[2] stride, int[2] padding, int[2] dilation, int[] needed, bool deterministic) -> Tensor[]");
+  m.def(
+      "_deform_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+      "int[2] stride, int[2] padding, int[2] dilation, bool deterministic) -> Tensor");
+
   m.def("channel_shuffle(Tensor input, int groups) -> Tensor");
   m.def("concat_shuffle(Tensor[] inputs, int groups) -> Tensor");
   m.def("_concat_shuffle_input_grad(Tensor grad_output, int[] channels, int groups, int[] needed) -> Tensor[]");

@@ -11,6 +11,7 @@ from . import _load, decompositions, nn, onnx  # noqa: F401  (_load comes first:
 from .ops import (
     channel_shuffle,
     concat_shuffle,
+    deform_conv2d,
     depthwise_conv2d,
     grouped_conv2d,
     split_attention_combine,
@@ -23,6 +24,7 @@ __all__ = [
     "channel_shuffle",
     "concat_shuffle",
     "decompositions",
+    "deform_conv2d",
     "depthwise_conv2d",
     "grouped_conv2d",
     "nn",

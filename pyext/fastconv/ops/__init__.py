@@ -2,6 +2,7 @@
 
 from .channel_shuffle import channel_shuffle
 from .concat_shuffle import concat_shuffle
+from .deform_conv2d import deform_conv2d
 from .depthwise_conv2d import depthwise_conv2d
 from .grouped_conv2d import grouped_conv2d
 from .split_attention_combine import split_attention_combine
@@ -10,6 +11,7 @@ from .split_attention_pool import split_attention_pool
 __all__ = [
     "channel_shuffle",
     "concat_shuffle",
+    "deform_conv2d",
     "depthwise_conv2d",
     "grouped_conv2d",
     "split_attention_combine",

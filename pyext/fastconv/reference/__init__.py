@@ -1,6 +1,7 @@
 """Plain torch statements of what each operator computes: slow, differentiable, obviously right."""
 
 from .channel_shuffle import channel_shuffle, concat_shuffle
+from .deform_conv2d import deform_conv2d
 from .depthwise_conv2d import depthwise_conv2d
 from .grouped_conv2d import grouped_conv2d
 from .split_attention import split_attention_combine, split_attention_pool
@@ -8,6 +9,7 @@ from .split_attention import split_attention_combine, split_attention_pool
 __all__ = [
     "channel_shuffle",
     "concat_shuffle",
+    "deform_conv2d",
     "depthwise_conv2d",
     "grouped_conv2d",
     "split_attention_combine",

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .._register import move_batch_dim, register_autocast_lower, suggest_memory_format, transformable
-from ..reference import deform_conv2d as reference
+from ..reference.deform_conv2d import deform_conv2d as reference
 from . import _convolution
 from ._convolution import (
     as_pair,

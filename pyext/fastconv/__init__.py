@@ -1,13 +1,14 @@
 """fastconv: fast convolution operators for PyTorch, on the CPU and on the GPU.
 
 Functions (`fastconv.depthwise_conv2d`) call operators (`torch.ops.fastconv.depthwise_conv2d`), which PyTorch treats as
-its own: autograd and double backward, autocast, torch.compile, export and vmap. `fastconv.nn` has the modules;
-`fastconv.onnx` and `fastconv.decompositions` take exported programs to where fastconv is not installed.
+its own: autograd and double backward, autocast, torch.compile, export and vmap. `fastconv.nn` has the modules,
+`fastconv.models` the networks; `fastconv.onnx` and `fastconv.decompositions` take exported programs to where fastconv is
+not installed.
 """
 
 from importlib.metadata import version as _version
 
-from . import _load, decompositions, nn, onnx  # noqa: F401  (_load comes first: it registers the operators)
+from . import _load, decompositions, models, nn, onnx  # noqa: F401  (_load comes first: it registers the operators)
 from .ops import (
     channel_shuffle,
     concat_shuffle,
@@ -27,6 +28,7 @@ __all__ = [
     "deform_conv2d",
     "depthwise_conv2d",
     "grouped_conv2d",
+    "models",
     "nn",
     "onnx",
     "split_attention_combine",

@@ -1,8 +1,14 @@
-"""Modules: drop-in for their torch counterparts, with the same state_dict keys and initialisation."""
+"""Modules: drop-in for their torch counterparts, with the same state_dict keys and initialisation.
+
+The blocks that networks are made of name their parameters as torchvision or timm does where it has them.
+"""
 
 from .channel_shuffle import ChannelShuffle, ConcatShuffle
+from .conv_norm import ConvNormAct, make_conv2d
+from .dense import DenseBlock, DenseLayer, DenseTransition
 from .depthwise_conv2d import DepthwiseConv2d
 from .grouped_conv2d import GroupedConv2d
+<<<<<<< HEAD
 from .split_attention import SelectiveKernel, SplitAttention, SplitAttentionConv2d, SqueezeExcite
 
 __all__ = [
@@ -14,4 +20,45 @@ __all__ = [
     "SplitAttention",
     "SplitAttentionConv2d",
     "SqueezeExcite",
+=======
+from .inception_block import InceptionBlock
+from .inverted_residual import InvertedResidual, InvertedResidualV3
+from .learned_group_conv2d import IndexedGroupedConv2d, LearnedGroupConv2d, condense, learned_groups
+from .reparam_large_kernel import ReparamLargeKernelConv2d
+from .residual import BasicBlock, Bottleneck, ShakeShake, ShakeShakeBlock, WideDropoutBlock
+from .separable import DepthwiseSeparable, DepthwiseSeparableConv2d, PointwiseConv2d, SpatiallySeparableConv2d
+from .shuffle_unit import ShuffleUnitV1, ShuffleUnitV2
+from .xception_block import XceptionBlock
+
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "ChannelShuffle",
+    "ConcatShuffle",
+    "ConvNormAct",
+    "DenseBlock",
+    "DenseLayer",
+    "DenseTransition",
+    "DepthwiseConv2d",
+    "DepthwiseSeparable",
+    "DepthwiseSeparableConv2d",
+    "GroupedConv2d",
+    "InceptionBlock",
+    "IndexedGroupedConv2d",
+    "InvertedResidual",
+    "InvertedResidualV3",
+    "LearnedGroupConv2d",
+    "PointwiseConv2d",
+    "ReparamLargeKernelConv2d",
+    "ShakeShake",
+    "ShakeShakeBlock",
+    "ShuffleUnitV1",
+    "ShuffleUnitV2",
+    "SpatiallySeparableConv2d",
+    "WideDropoutBlock",
+    "XceptionBlock",
+    "condense",
+    "learned_groups",
+    "make_conv2d",
+>>>>>>> 63dd79b (Networks by name: 50 of the line from ResNet to ConvNeXt, and the blocks they are made of)
 ]

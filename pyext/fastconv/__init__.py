@@ -2,8 +2,8 @@
 
 Functions (`fastconv.depthwise_conv2d`) call operators (`torch.ops.fastconv.depthwise_conv2d`), which PyTorch treats as
 its own: autograd and double backward, autocast, torch.compile, export and vmap. `fastconv.nn` has the modules,
-`fastconv.models` the networks; `fastconv.onnx` and `fastconv.decompositions` take exported programs to where fastconv is
-not installed.
+`fastconv.models` the networks; `fastconv.onnx` and `fastconv.decompositions` take exported programs to where fastconv
+is not installed.
 """
 
 from importlib.metadata import version as _version

@@ -8,19 +8,6 @@ from .conv_norm import ConvNormAct, make_conv2d
 from .dense import DenseBlock, DenseLayer, DenseTransition
 from .depthwise_conv2d import DepthwiseConv2d
 from .grouped_conv2d import GroupedConv2d
-<<<<<<< HEAD
-from .split_attention import SelectiveKernel, SplitAttention, SplitAttentionConv2d, SqueezeExcite
-
-__all__ = [
-    "ChannelShuffle",
-    "ConcatShuffle",
-    "DepthwiseConv2d",
-    "GroupedConv2d",
-    "SelectiveKernel",
-    "SplitAttention",
-    "SplitAttentionConv2d",
-    "SqueezeExcite",
-=======
 from .inception_block import InceptionBlock
 from .inverted_residual import InvertedResidual, InvertedResidualV3
 from .learned_group_conv2d import IndexedGroupedConv2d, LearnedGroupConv2d, condense, learned_groups
@@ -28,6 +15,7 @@ from .reparam_large_kernel import ReparamLargeKernelConv2d
 from .residual import BasicBlock, Bottleneck, ShakeShake, ShakeShakeBlock, WideDropoutBlock
 from .separable import DepthwiseSeparable, DepthwiseSeparableConv2d, PointwiseConv2d, SpatiallySeparableConv2d
 from .shuffle_unit import ShuffleUnitV1, ShuffleUnitV2
+from .split_attention import SelectiveKernel, SplitAttention, SplitAttentionConv2d, SqueezeExcite
 from .xception_block import XceptionBlock
 
 __all__ = [
@@ -50,15 +38,18 @@ __all__ = [
     "LearnedGroupConv2d",
     "PointwiseConv2d",
     "ReparamLargeKernelConv2d",
+    "SelectiveKernel",
     "ShakeShake",
     "ShakeShakeBlock",
     "ShuffleUnitV1",
     "ShuffleUnitV2",
     "SpatiallySeparableConv2d",
+    "SplitAttention",
+    "SplitAttentionConv2d",
+    "SqueezeExcite",
     "WideDropoutBlock",
     "XceptionBlock",
     "condense",
     "learned_groups",
     "make_conv2d",
->>>>>>> 63dd79b (Networks by name: 50 of the line from ResNet to ConvNeXt, and the blocks they are made of)
 ]

@@ -49,4 +49,11 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "_split_attention_combine_input_grad(Tensor grad_output, Tensor logits, Tensor? grad_pooled, int radix, "
       "int cardinality) -> Tensor");
+
+  m.def("channel_pool(Tensor input) -> Tensor");
+  m.def("_channel_pool_input_grad(Tensor grad_output, Tensor input, Tensor output) -> Tensor");
+  m.def("average_max_pool(Tensor input) -> Tensor");
+  m.def("_average_max_pool_input_grad(Tensor grad_output, Tensor input, Tensor output) -> Tensor");
+  m.def("spatial_gate(Tensor input, Tensor logits) -> Tensor");
+  m.def("_spatial_gate_backward(Tensor grad_output, Tensor input, Tensor logits) -> (Tensor, Tensor)");
 }

@@ -58,6 +58,17 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], list[Tensor], list[list[Any]]]] = 
         [rand(4, 6, 7, 2), rand(4, 6)],
         [[BATCH, BATCH], [CHANNELS, CHANNELS], [BATCH, EVERYWHERE]],
     ),
+    "channel_pool": (lambda x: fastconv.channel_pool(x), [rand(4, 6, 7, 2)], [[BATCH], [Shard(3)], [CHANNELS]]),
+    "average_max_pool": (
+        lambda x: fastconv.average_max_pool(x),
+        [rand(4, 6, 7, 2)],
+        [[BATCH], [CHANNELS], [Shard(2)]],
+    ),
+    "spatial_gate": (
+        lambda x, logits: fastconv.spatial_gate(x, logits),
+        [rand(4, 6, 7, 2), rand(4, 1, 7, 2)],
+        [[BATCH, BATCH], [CHANNELS, EVERYWHERE], [Shard(3), Shard(3)], [Shard(2), BATCH]],
+    ),
 }
 """An operator, its tensors, and ways to shard them; the first way must not be redistributed."""
 

@@ -44,6 +44,9 @@ EXAMPLES: dict[str, list[tuple[Callable[..., Tensor], tuple[Any, ...]]]] = {
         (lambda x, logits: fastconv.split_attention_combine(x, logits, 1), (rand(2, 6, 5, 4), rand(2, 6))),
         (lambda x, logits: fastconv.split_attention_combine(x, logits, 3, 2), (rand(2, 12, 5, 4), rand(2, 12))),
     ],
+    "channel_pool": [(lambda x: fastconv.channel_pool(x), (rand(2, 6, 5, 4),))],
+    "average_max_pool": [(lambda x: fastconv.average_max_pool(x), (rand(2, 6, 5, 4),))],
+    "spatial_gate": [(lambda x, logits: fastconv.spatial_gate(x, logits), (rand(2, 6, 5, 4), rand(2, 1, 5, 4)))],
 }  # fmt: skip
 """Of every operator, functions with arguments that reach each branch of what is written for it."""
 

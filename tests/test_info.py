@@ -90,7 +90,7 @@ def test_info_of_this_build() -> None:
     assert fact(done.stdout, "CPU kernels").startswith(fastconv._C.cpu_capability())
     for operator in _load.OPERATORS:
         assert row(done.stdout, operator, "cpu")[0] == "C++"
-        dump = torch._C._dispatch_dump(f"fastconv::{operator}")
+        dump = torch._C._dispatch_dump(f"fastconv::{_load.OPERATORS[operator][0]}")
         compiled = re.search(r"^CUDA: registered at \S+_cuda\.cpp", dump, re.MULTILINE)
         assert row(done.stdout, operator, "cuda")[0] == ("CUDA" if compiled else without_cuda_library(operator))
 

@@ -117,6 +117,24 @@ def _deform_samples(name: str, device: str) -> Samples:
     return samples
 
 
+def _cbam_samples(name: str, device: str) -> Samples:
+    samples: Samples = []
+    for channels_last, grad in itertools.product((False, True), repeat=2):
+        x = _map(2, 6, 5, 4, channels_last=channels_last, device=device).requires_grad_(grad)
+        g = _map(2, 6, 5, 4, channels_last=channels_last, device=device).requires_grad_(grad)
+        logits = torch.randn(2, 1, 5, 4, device=device, requires_grad=grad)
+        if "spatial_gate" in name:
+            maps = (x,) if name == "spatial_gate" else (g, x)
+            samples += [(*maps, logits), (*maps, logits.detach()), (*(y[:0] for y in maps), logits[:0])]
+            continue
+        pool = getattr(torch.ops.fastconv, "channel_pool" if "channel" in name else "average_max_pool")
+        for y in (x, x[:0], x[:, 1:5]):
+            pooled = pool(y).detach()
+            gradient = (torch.randn_like(pooled).requires_grad_(grad), y, pooled)
+            samples.append((y,) if not name.startswith("_") else gradient)
+    return samples
+
+
 def _samples(name: str, device: str) -> Samples:
     if "depthwise_conv2d" in name:
         return _convolution_samples(name, device, 3, (6, 1, 3, 2))
@@ -129,6 +147,8 @@ def _samples(name: str, device: str) -> Samples:
         return _shuffle_samples(name, device)
     if "split_attention" in name:
         return _split_attention_samples(name, device)
+    if "pool" in name or "gate" in name:
+        return _cbam_samples(name, device)
     raise AssertionError(f"no samples of {name}")
 
 
@@ -168,6 +188,6 @@ def test_schema(name: str) -> None:
     assert not any(argument.kwarg_only for argument in schema.arguments)
     assert not schema.is_mutable
     returns = ["List[Tensor]"] if "int[] needed" in str(schema) else ["Tensor"]
-    if name == "_split_attention_combine_backward":  # both gradients in one pass
+    if name.endswith("_backward"):  # both gradients in one pass
         returns *= 2
     assert [str(r.type) for r in schema.returns] == returns

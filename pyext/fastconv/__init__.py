@@ -10,11 +10,14 @@ from importlib.metadata import version as _version
 
 from . import _load, decompositions, models, nn, onnx  # noqa: F401  (_load comes first: it registers the operators)
 from .ops import (
+    average_max_pool,
+    channel_pool,
     channel_shuffle,
     concat_shuffle,
     deform_conv2d,
     depthwise_conv2d,
     grouped_conv2d,
+    spatial_gate,
     split_attention_combine,
     split_attention_pool,
 )
@@ -22,6 +25,8 @@ from .ops import (
 __version__ = _version("fastconv")
 __all__ = [
     "__version__",
+    "average_max_pool",
+    "channel_pool",
     "channel_shuffle",
     "concat_shuffle",
     "decompositions",
@@ -31,6 +36,7 @@ __all__ = [
     "models",
     "nn",
     "onnx",
+    "spatial_gate",
     "split_attention_combine",
     "split_attention_pool",
 ]

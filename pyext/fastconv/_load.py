@@ -28,6 +28,14 @@ OPERATORS = {
         "_split_attention_combine_logits_grad",
         "_split_attention_combine_input_grad",
     ),
+    "cbam": (
+        "channel_pool",
+        "_channel_pool_input_grad",
+        "average_max_pool",
+        "_average_max_pool_input_grad",
+        "spatial_gate",
+        "_spatial_gate_backward",
+    ),
 }
 """The operators by the folders of their kernels, each with the names that a backend registers."""
 

@@ -141,7 +141,7 @@ def why_gpu_is_not_served(library: CudaLibrary, capability: tuple[int, int]) -> 
 def service(operator: str, device: str) -> Service:
     """Which kernels run when `operator`, one of `_load.OPERATORS`, is called with tensors on `device`."""
     if device == "cpu":
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{operator}", "CPU"):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastconv::{_load.OPERATORS[operator][0]}", "CPU"):
             return Service(operator, device, None, "left out of this build (FASTCONV_ONLY)")
         return Service(operator, device, "C++", f"{_C.cpu_capability()} kernels of _C")
     backend = _load.cuda_backends.get(operator)

@@ -36,6 +36,9 @@ def table() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
         concat_shuffle,
         split_attention_pool,
         split_attention_combine,
+        channel_pool,
+        average_max_pool,
+        spatial_gate,
     )
     return {getattr(torch.ops.fastconv, function.__name__).default: function for function in functions}
 
@@ -87,3 +90,15 @@ def split_attention_combine(input: Tensor, logits: Tensor, radix: int, cardinali
         return input * logits.sigmoid()[..., None, None]
     attention = logits.unflatten(1, (cardinality, radix, -1)).softmax(2).transpose(1, 2).flatten(2)
     return (attention[..., None, None] * input.unflatten(1, (radix, -1))).sum(1)
+
+
+def channel_pool(input: Tensor) -> Tensor:
+    return torch.cat([input.mean(1, keepdim=True), input.amax(1, keepdim=True)], 1)
+
+
+def average_max_pool(input: Tensor) -> Tensor:
+    return torch.stack([input.mean((2, 3)), input.amax((2, 3))], 1)
+
+
+def spatial_gate(input: Tensor, logits: Tensor) -> Tensor:
+    return input * logits.sigmoid()

@@ -16,8 +16,9 @@ import torch
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
-Rule = tuple[Placement, Mapping[str, Placement]]
-"""The placement of the output, and those of the tensors that are not replicated, by the names of the arguments."""
+Rule = tuple[Placement | Sequence[Placement], Mapping[str, Placement]]
+"""The placement of the output, or of each, and those of the tensors that are not replicated, by the names of the
+arguments."""
 
 
 def _register(name: str, rules: Callable[..., Sequence[Rule]]) -> None:
@@ -39,7 +40,8 @@ def _register(name: str, rules: Callable[..., Sequence[Rule]]) -> None:
     def _(*arguments: Any) -> Sequence[tuple[list[Any], list[Any]]]:
         everywhere: Rule = (Replicate(), {})
         return [
-            ([output] * outputs, placements(arguments, inputs)) for output, inputs in (everywhere, *rules(*arguments))
+            (list(output) if isinstance(output, Sequence) else [output] * outputs, placements(arguments, inputs))
+            for output, inputs in (everywhere, *rules(*arguments))
         ]
 
 
@@ -114,3 +116,41 @@ _register("split_attention_combine", _examples("input", "logits"))
 _register("_split_attention_combine_backward", _examples("grad_output", "input", "logits"))
 _register("_split_attention_combine_logits_grad", _examples("grad_output", "input", "logits"))
 _register("_split_attention_combine_input_grad", _examples("grad_output", "logits", "grad_pooled"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# CBAM: each pixel, or each channel, is a batch.
+
+
+def _register_pool(name: str, dims: Mapping[int, int]) -> None:
+    """`dims`: those of the input that are not pooled, with those of the output."""
+
+    def rules(*_: Any) -> Sequence[Rule]:
+        return [(Shard(output), {"input": Shard(input)}) for input, output in dims.items()]
+
+    def gradient_rules(*_: Any) -> Sequence[Rule]:
+        return [
+            (Shard(input), {"grad_output": Shard(output), "input": Shard(input), "output": Shard(output)})
+            for input, output in dims.items()
+        ]
+
+    _register(name, rules)
+    _register(f"_{name}_input_grad", gradient_rules)
+
+
+def _gate_rules(*_: Any) -> Sequence[Rule]:
+    rules: list[Rule] = [(Shard(dim), {"input": Shard(dim), "logits": Shard(dim)}) for dim in (0, 2, 3)]
+    return [*rules, (Shard(1), {"input": Shard(1)})]
+
+
+def _gate_gradient_rules(*_: Any) -> Sequence[Rule]:
+    rules: list[Rule] = [
+        (Shard(dim), dict.fromkeys(("grad_output", "input", "logits"), Shard(dim))) for dim in (0, 2, 3)
+    ]
+    return [*rules, ((Shard(1), Partial()), dict.fromkeys(("grad_output", "input"), Shard(1)))]
+
+
+_register_pool("channel_pool", {0: 0, 2: 2, 3: 3})
+_register_pool("average_max_pool", {0: 0, 1: 2})
+_register("spatial_gate", _gate_rules)
+_register("_spatial_gate_backward", _gate_gradient_rules)

@@ -25,6 +25,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         concat_shuffle,
         split_attention_pool,
         split_attention_combine,
+        channel_pool,
+        average_max_pool,
+        spatial_gate,
     )
     return {getattr(torch.ops.fastconv, function.__name__).default: function for function in functions}
 
@@ -122,3 +125,21 @@ def split_attention_combine(input: Value, logits: Value, radix: int, cardinality
     splits = op.Reshape(input, op.Constant(value_ints=[0, radix, channels, -1]))
     sizes = op.Concat(op.Shape(input, end=1), op.Constant(value_ints=[channels]), op.Shape(input, start=2), axis=0)
     return op.Reshape(op.ReduceSum(op.Mul(splits, attention), op.Constant(value_ints=[1]), keepdims=0), sizes)
+
+
+def channel_pool(input: Value) -> Value:
+    op = _opset()
+    axes = op.Constant(value_ints=[1])
+    return op.Concat(op.ReduceMean(input, axes), op.ReduceMax(input, axes), axis=1)
+
+
+def average_max_pool(input: Value) -> Value:
+    op = _opset()
+    axes, at = op.Constant(value_ints=[2, 3]), op.Constant(value_ints=[1])
+    pools = (op.ReduceMean(input, axes, keepdims=0), op.ReduceMax(input, axes, keepdims=0))
+    return op.Concat(*(op.Unsqueeze(pool, at) for pool in pools), axis=1)
+
+
+def spatial_gate(input: Value, logits: Value) -> Value:
+    op = _opset()
+    return op.Mul(input, op.Sigmoid(logits))

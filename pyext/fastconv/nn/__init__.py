@@ -3,6 +3,7 @@
 The blocks that networks are made of name their parameters as torchvision or timm does where it has them.
 """
 
+from .cbam import CBAM, LightCBAM
 from .channel_shuffle import ChannelShuffle, ConcatShuffle
 from .conv_norm import ConvNormAct, make_conv2d
 from .dense import DenseBlock, DenseLayer, DenseTransition
@@ -19,6 +20,7 @@ from .split_attention import SelectiveKernel, SplitAttention, SplitAttentionConv
 from .xception_block import XceptionBlock
 
 __all__ = [
+    "CBAM",
     "BasicBlock",
     "Bottleneck",
     "ChannelShuffle",
@@ -36,6 +38,7 @@ __all__ = [
     "InvertedResidual",
     "InvertedResidualV3",
     "LearnedGroupConv2d",
+    "LightCBAM",
     "PointwiseConv2d",
     "ReparamLargeKernelConv2d",
     "SelectiveKernel",

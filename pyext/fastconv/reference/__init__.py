@@ -1,5 +1,6 @@
 """Plain torch statements of what each operator computes: slow, differentiable, obviously right."""
 
+from .cbam import average_max_pool, channel_pool, spatial_gate
 from .channel_shuffle import channel_shuffle, concat_shuffle
 from .deform_conv2d import deform_conv2d
 from .depthwise_conv2d import depthwise_conv2d
@@ -7,11 +8,14 @@ from .grouped_conv2d import grouped_conv2d
 from .split_attention import split_attention_combine, split_attention_pool
 
 __all__ = [
+    "average_max_pool",
+    "channel_pool",
     "channel_shuffle",
     "concat_shuffle",
     "deform_conv2d",
     "depthwise_conv2d",
     "grouped_conv2d",
+    "spatial_gate",
     "split_attention_combine",
     "split_attention_pool",
 ]

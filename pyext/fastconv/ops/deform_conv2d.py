@@ -308,7 +308,9 @@ def _weight_grad_setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _weight_grad_backward(ctx: Any, grad: Tensor) -> tuple:
-    return *_gradients_of_gradients(ctx.saved_tensors, ctx.geometry, [3], [grad]), *[None] * 4
+    found = _gradients_of_gradients(ctx.saved_tensors, ctx.geometry, [3], [grad])
+    found[3] = None  # of the weight, only the shape is used
+    return *found, *[None] * 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------

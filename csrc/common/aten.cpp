@@ -58,6 +58,12 @@ Tensor aten_convolution_weight_grad(const Tensor& grad_output, const Tensor& inp
   return convolution_backward(grad_output, input, weight, stride, padding, dilation, groups, 1);
 }
 
+void aten_matrix_product(const Tensor& a, const Tensor& b, const Tensor& result) {
+  std::array<StableIValue, 3> stack{from(a), from(b), from(result)};
+  call(a.dim() == 2 ? "aten::mm" : "aten::bmm", "out", stack);
+  to<Tensor>(stack[0]);  // takes the result, which is `result`, over
+}
+
 void aten_activate(const Tensor& tensor, Activation activation) {
   const auto plain = [&](const char* op) {
     std::array<StableIValue, 1> stack{from(tensor)};

@@ -14,6 +14,8 @@ Tensor aten_convolution_input_grad(const Tensor& grad_output, const Tensor& inpu
 Tensor aten_convolution_weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                                     const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                     const std::vector<int64_t>& dilation, int64_t groups);
+// result = a b, of matrices or of as many pairs of matrices, any of them transposed views.
+void aten_matrix_product(const Tensor& a, const Tensor& b, const Tensor& result);
 // In place.
 void aten_activate(const Tensor& tensor, Activation activation);
 

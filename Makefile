@@ -24,7 +24,7 @@ demo: build
 	$(PY) -m benchmarks.demo
 
 test: build
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-long: build
 	$(PY) -m pytest -m long

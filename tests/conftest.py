@@ -7,6 +7,8 @@
 The emulated devices (tests/cuda_on_cpu) run the CUDA kernels on CPU tensors: their registrations replace those of the
 CPU kernels for the whole process, which is why an emulated device is chosen alone. The suite itself starts such
 processes (test_cuda_on_cpu_devices.py).
+
+Several workers (pytest -n 2 --dist loadgroup) share the tests by units; see _unit.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from dataclasses import dataclass
 # Read when OpenMP is loaded, with torch. Threads that spin while they wait make thousands of tiny calls ten times
 # slower on a machine that has other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Of several workers, each has one thread, and so have the processes that it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # torch.compile imports it, which fails once something else has imported the distutils that it replaces.
 with contextlib.suppress(ImportError):
@@ -62,6 +67,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cases(attribute): see convolution_tests.py")
+    config.addinivalue_line("markers", "process: a long process of its own, which starts before all other tests")
+    config.addinivalue_line("markers", "xdist_group(name): tests of one group run one after the other")
     config.addinivalue_line("markers", "core: results and gradients of the list of cases; run on every device")
     names = [name for option in config.getoption("--device") or ["cpu"] for name in option.split(",")]
     names = list(dict.fromkeys(names))
@@ -83,7 +90,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", [Device(name) for name in names], ids=names, scope="session")
 
 
+SHARED = ("case", "operator", "source")
+"""Parameters for which a worker keeps what is costly: expected results, counts, machine code."""
+
+
+def _unit(item: pytest.Item) -> str | None:
+    """The tests of a file with the same case (operator, source), for one worker."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return next((f"{item.path.stem}-{parameters[name]}" for name in SHARED if name in parameters), None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _select_for_device(config, items)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and (unit := _unit(item)):
+            item.add_marker(pytest.mark.xdist_group(unit))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # alone, a test that fails at once should be seen at once
+        items.sort(key=lambda item: item.get_closest_marker("process") is None)
+
+
+def _select_for_device(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On an emulated device, the tests that name no device would test nothing new, or kernels they do not mean."""
     if config.stash[_devices][0] in EMULATED:
         kept = [item for item in items if "device" in getattr(item, "fixturenames", ())]

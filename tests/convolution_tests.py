@@ -973,6 +973,7 @@ class ConvolutionTests:
     # -----------------------------------------------------------------------------------------------------------------
     # The machine
 
+    @pytest.mark.process
     @pytest.mark.parametrize("capability", ["avx2", "baseline"])
     def test_instruction_sets(self, capability: str) -> None:
         """The core of this class on the CPU kernels that this machine would not choose."""
@@ -981,7 +982,9 @@ class ConvolutionTests:
         chosen = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout.strip()
         if chosen != capability:
             pytest.skip(f"this machine has no {capability}")
-        command = [sys.executable, "-m", "pytest", inspect.getfile(type(self)), "-m", "core and not long", "-q"]
+        # Maps that are slices of larger ones show what a vector reads too far; dense ones are in the other tests.
+        selection = ["-m", "core and not long", "-k", "slice or not test_against_reference"]
+        command = [sys.executable, "-m", "pytest", inspect.getfile(type(self)), *selection, "-q"]
         result = subprocess.run([*command, "-p", "no:cacheprovider"], env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
 

@@ -478,6 +478,7 @@ def test_threads_share_the_work(device: Device, case: Case, layout: str) -> None
         torch.set_num_threads(before)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("capability", ["avx2", "baseline"])
 def test_instruction_sets(capability: str) -> None:
     """The core of this file on the CPU kernels that this machine would not choose."""

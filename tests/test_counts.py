@@ -15,6 +15,8 @@ import pytest
 from counts import FIGURES, NVCC_RELEASE, TOLERANCES, Row
 from cuda_on_cpu import build
 
+pytestmark = pytest.mark.process
+
 HERE = Path(__file__).resolve().parent
 OPERATORS = sorted(path.stem for path in (HERE / "counts").glob("[!_]*.py"))
 if str(HERE.parent) not in sys.path:

@@ -22,10 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"fastconv": ROOT / "pyext" / "fastconv", "fastconv/triton_kernels": ROOT / "triton_kernels"}
 
 CAN_BUILD = all(importlib.util.find_spec(name) for name in ("setuptools", "pybind11", "ninja", "pip"))
-pytestmark = pytest.mark.skipif(
-    not CAN_BUILD or not shutil.which(os.environ.get("CXX", "c++")),
-    reason="building needs a C++ compiler, setuptools, pybind11, ninja and pip",
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.xdist_group("packaging"),  # all build in build/
+    pytest.mark.skipif(
+        not CAN_BUILD or not shutil.which(os.environ.get("CXX", "c++")),
+        reason="building needs a C++ compiler, setuptools, pybind11, ninja and pip",
+    ),
+]
 
 
 def run(*command: object, cwd: Path = ROOT, environment: Mapping[str, str] = os.environ) -> str:

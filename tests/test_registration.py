@@ -42,7 +42,7 @@ def _convolution_samples(name: str, device: str, channels: int, weight: tuple[in
             geometry = (*GEOMETRY, *groups)
             samples += [(x, w, *args) for args in ((), (b,)) if groups in ((), (1,))]  # the rest at their defaults
             samples += [(x, w, None, *geometry)]
-            samples += [(x, w, b, *geometry, activation, *after) for activation in ACTIVATIONS if grad]
+            samples += [(x, w, b, *geometry, activation, *after) for activation in ACTIVATIONS if grad > channels_last]
             samples += [(x[0], w, b, *geometry, "silu", *after), (x[:0], w, b, *geometry, "none", *after)]
             samples += [(x.detach().double(), w.detach().double(), None, *geometry)]
     return samples

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from static_gates import occupancy, sass
 
+pytestmark = pytest.mark.process
+
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 ARCHITECTURE = "sm_90"
 ARITHMETIC = ("fp32", "mma")
@@ -41,7 +43,7 @@ WIDE_LOADS = {
 def kernels_of(source: str) -> list[sass.KernelSass]:
     if reason := sass.why_unavailable():
         pytest.skip(reason)
-    cubin = sass.compile_cubin(CSRC / source, ARCHITECTURE, [CSRC], ["--expt-relaxed-constexpr"])
+    cubin = sass.compile_cubin(CSRC / source, ARCHITECTURE, [CSRC])
     return sass.analyse(cubin)
 
 

@@ -8,6 +8,7 @@ import pytest
 from triton_process import requires_triton, run_cases
 
 
+@pytest.mark.process
 @requires_triton
 @pytest.mark.parametrize("operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle"])
 def test_triton_kernels_compile(operator: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ def _is_older(package: str, major: int, minor: int) -> bool:
         return False
 
 
+@pytest.mark.process
 @requires_triton
 @pytest.mark.skipif(
     _is_older("triton", 3, 7) and not _is_older("numpy", 2, 4),

@@ -168,9 +168,17 @@ def _digest_of(source: Path, command: list[str]) -> str:
 def compile_cubin(
     source: str | Path, arch: str = "sm_90", include_dirs=(), flags=(), forbid_spills: bool = True
 ) -> Path:
-    """Compiles for one architecture; RuntimeError if a kernel spills registers or needs local memory."""
+    """Compiles for one architecture, once: a later call finds the file. RuntimeError if there is a warning, or a kernel
+    spills registers or needs local memory."""
     source = Path(source).resolve()
-    command = [nvcc(), "-std=c++17", f"-arch={arch}", *(f"-I{Path(d).resolve()}" for d in include_dirs), *flags]
+    command = [nvcc(), "-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-arch={arch}"]
+    command += [
+        "-Xcompiler=-Wall",
+        "-Werror",
+        "all-warnings",
+        *(f"-I{Path(d).resolve()}" for d in include_dirs),
+        *flags,
+    ]
     gate = ["-Xptxas", "-warn-spills,-warn-lmem-usage,-Werror"] if forbid_spills else []
     output = CACHE / f"{source.stem}-{arch}-{_digest_of(source, [*command, *gate])}.cubin"
     if not output.exists():

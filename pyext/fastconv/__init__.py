@@ -9,6 +9,7 @@ is not installed.
 from importlib.metadata import version as _version
 
 from . import _load, decompositions, models, nn, onnx  # noqa: F401  (_load comes first: it registers the operators)
+from ._optimize import optimize, restore
 from .ops import (
     average_max_pool,
     channel_pool,
@@ -36,6 +37,8 @@ __all__ = [
     "models",
     "nn",
     "onnx",
+    "optimize",
+    "restore",
     "spatial_gate",
     "split_attention_combine",
     "split_attention_pool",

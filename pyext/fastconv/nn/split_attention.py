@@ -414,4 +414,4 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = x.chunk(len(self.paths), 1) if self.split_input else [x] * len(self.paths)
-        return self.attn([path(part) for path, part in zip(self.paths, inputs)])
+        return self.attn([path(inputs[i]) for i, path in enumerate(self.paths)])  # by index, as torch.fx follows it

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 SMALL_IMAGES = ("wrn_", "shake_resnet")
 SHORT = (
-    "convnext_tiny", "densenet121", "inception_v3", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet18",
-    "resnext50_32x4d", "shufflenet_v2_x0_5", "xception",
+    "convnext_tiny", "densenet121", "inception_v3", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnest14d",
+    "resnest50d_4s2x40d", "resnet18", "resnext50_32x4d", "se_resnet50", "shufflenet_v2_x0_5", "skresnext50_32x4d",
+    "xception",
 )  # fmt: skip
 """A network of each family whose weights another library has; the rest are compared in the long tests."""
 
@@ -108,6 +109,18 @@ def test_resnet_takes_torchvisions_arguments() -> None:
     torch.testing.assert_close(ours.double().eval()(x), peer.double()(x), rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match="replace_stride_with_dilation must have 3 values"):
         models.create_model("resnet50", replace_stride_with_dilation=[True])
+
+
+def test_cbam_resnet_is_timms_with_such_blocks() -> None:
+    timm = pytest.importorskip("timm")
+    peer = timm.models.resnet.ResNet(
+        timm.models.resnet.Bottleneck, (1, 1, 1, 1), block_args={"attn_layer": "cbam"}, num_classes=7
+    )
+    randomise_norms(peer)
+    ours = models.create_model("cbam_resnet50", layers=(1, 1, 1, 1), num_classes=7)
+    ours.load_state_dict(peer.state_dict())
+    x = torch.randn(2, 3, 64, 49, dtype=torch.float64)
+    torch.testing.assert_close(ours.double().eval()(x), peer.double().eval()(x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.long

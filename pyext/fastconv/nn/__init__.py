@@ -13,7 +13,15 @@ from .inception_block import InceptionBlock
 from .inverted_residual import InvertedResidual, InvertedResidualV3
 from .learned_group_conv2d import IndexedGroupedConv2d, LearnedGroupConv2d, condense, learned_groups
 from .reparam_large_kernel import ReparamLargeKernelConv2d
-from .residual import BasicBlock, Bottleneck, ShakeShake, ShakeShakeBlock, WideDropoutBlock
+from .residual import (
+    BasicBlock,
+    Bottleneck,
+    SelectiveKernelBottleneck,
+    ShakeShake,
+    ShakeShakeBlock,
+    SplitAttentionBottleneck,
+    WideDropoutBlock,
+)
 from .separable import DepthwiseSeparable, DepthwiseSeparableConv2d, PointwiseConv2d, SpatiallySeparableConv2d
 from .shuffle_unit import ShuffleUnitV1, ShuffleUnitV2
 from .split_attention import SelectiveKernel, SplitAttention, SplitAttentionConv2d, SqueezeExcite
@@ -42,12 +50,14 @@ __all__ = [
     "PointwiseConv2d",
     "ReparamLargeKernelConv2d",
     "SelectiveKernel",
+    "SelectiveKernelBottleneck",
     "ShakeShake",
     "ShakeShakeBlock",
     "ShuffleUnitV1",
     "ShuffleUnitV2",
     "SpatiallySeparableConv2d",
     "SplitAttention",
+    "SplitAttentionBottleneck",
     "SplitAttentionConv2d",
     "SqueezeExcite",
     "WideDropoutBlock",

@@ -1,4 +1,4 @@
-"""Residual blocks: ResNet's two, the wide one with dropout, and Shake-Shake's."""
+"""Residual blocks: those of ResNet, ResNeSt and SKNet, the wide one with dropout, and Shake-Shake's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .conv_norm import Layer, make_conv2d
+from .split_attention import SelectiveKernel, SplitAttentionConv2d
 
 
 class BasicBlock(nn.Module):
@@ -104,6 +105,103 @@ class Bottleneck(nn.Module):
         if self.se is not None:
             x = self.se(x)
         return self.relu(x + (input if self.downsample is None else self.downsample(input)))
+
+
+class SplitAttentionBottleneck(nn.Module):
+    """The bottleneck of ResNeSt: its 3x3 convolution is a `SplitAttentionConv2d`. Parameters are named as in timm.
+
+    Args:
+        downsample: of the residual, where stride or channels change.
+        radix: splits of each of the `groups`.
+        pool_first: average pooling, which does the striding, before the 3x3 convolution ("fast") or behind it.
+
+    Shapes: [N, inplanes, H, W] to [N, 4 * planes, H / stride, W / stride].
+
+    Paper: Zhang et al., "ResNeSt: Split-Attention Networks", 2020.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None, groups: int = 1,
+        base_width: int = 64, dilation: int = 1, norm_layer: Layer = nn.BatchNorm2d, radix: int = 2,
+        pool_first: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        width = int(planes * (base_width / 64.0)) * groups
+        pool = nn.AvgPool2d(3, stride, 1) if stride > 1 else None
+        self.conv1 = make_conv2d(inplanes, width, 1)
+        self.bn1 = norm_layer(width)
+        self.avd_first = pool if pool_first else None
+        self.conv2 = SplitAttentionConv2d(
+            width, width, 3, 1, dilation, dilation, groups, radix=radix, norm_layer=norm_layer
+        )  # fmt: skip
+        self.avd_last = None if pool_first else pool
+        self.conv3 = make_conv2d(width, planes * self.expansion, 1)
+        self.bn3 = norm_layer(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The one that zero_init_residual clears."""
+        return self.bn3
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(input)))
+        if self.avd_first is not None:
+            x = self.avd_first(x)
+        x = self.conv2(x)
+        if self.avd_last is not None:
+            x = self.avd_last(x)
+        x = self.bn3(self.conv3(x))
+        return self.relu(x + (input if self.downsample is None else self.downsample(input)))
+
+
+class SelectiveKernelBottleneck(nn.Module):
+    """The bottleneck of SKNet: its 3x3 convolution is a `SelectiveKernel`. Parameters are named as in timm.
+
+    Args:
+        downsample: of the residual, where stride or channels change.
+        selective: more arguments of the SelectiveKernel.
+
+    Shapes: [N, inplanes, H, W] to [N, 4 * planes, H / stride, W / stride].
+
+    Paper: Li et al., "Selective Kernel Networks", CVPR 2019.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None, groups: int = 1,
+        base_width: int = 64, dilation: int = 1, norm_layer: Layer = nn.BatchNorm2d, **selective: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        width = int(planes * (base_width / 64.0)) * groups
+        self.conv1 = _named(conv=make_conv2d(inplanes, width, 1), bn=norm_layer(width), act=nn.ReLU(inplace=True))
+        self.conv2 = SelectiveKernel(
+            width, width, stride=stride, dilation=dilation, groups=groups, norm_layer=norm_layer, **selective
+        )
+        outplanes = planes * self.expansion
+        self.conv3 = _named(conv=make_conv2d(width, outplanes, 1), bn=norm_layer(outplanes))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    @property
+    def last_norm(self) -> Any:
+        """The one that zero_init_residual clears."""
+        return self.conv3.bn
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.conv3(self.conv2(self.conv1(input)))
+        return self.relu(x + (input if self.downsample is None else self.downsample(input)))
+
+
+def _named(**modules: nn.Module) -> nn.Sequential:
+    sequence = nn.Sequential()
+    for name, module in modules.items():
+        sequence.add_module(name, module)
+    return sequence
 
 
 class WideDropoutBlock(nn.Module):

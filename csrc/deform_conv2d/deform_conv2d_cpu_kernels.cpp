@@ -141,53 +141,76 @@ void sample_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
     }
 }
 
-// Gradients of places, from the products of the column's gradient with each corner.
+// For a sample, the products of its column's gradient with each corner, lane by lane.
+template <class scalar_t, class column_t, class acc_t>
+FASTCONV_INLINE void multiply_corners(const Work& w, Strip strip, int64_t pixel, int64_t d, int64_t k,
+                                      const Place<acc_t>& place, Vec<acc_t>* products) {
+  const Params& p = *w.params;
+  Vec<acc_t> v[4] = {};
+  for (int64_t s = w.first_segment[d]; place.pixel >= 0 && s < w.first_segment[d + 1]; ++s) {
+    const Segment& segment = w.segments[s];
+    const column_t* column = static_cast<const column_t*>(w.columns) +
+                             ((segment.group * strip.pixels + pixel) * p.taps() + k) * p.group_channels() +
+                             segment.group_channel;
+    const Corners<const scalar_t> corner(p, w.image, place, segment.channel);
+    const auto add = [&](int64_t c, int64_t rest) {
+      const Vec<acc_t> grad = load_first(column + c, rest);
+      v[0] += grad * load_first(corner.at00 + c, rest);
+      v[1] += grad * load_first(corner.at01 + c, rest);
+      v[2] += grad * load_first(corner.at10 + c, rest);
+      v[3] += grad * load_first(corner.at11 + c, rest);
+    };
+    int64_t c = 0;
+    for (; c + kLanes<acc_t> <= segment.channels; c += kLanes<acc_t>) add(c, kLanes<acc_t>);
+    if (c < segment.channels) add(c, segment.channels - c);
+  }
+  for (int i = 0; i < 4; ++i) products[i] = v[i];
+}
+
+// How many taps' products fill the lanes of a vector when they are summed.
+constexpr int kSummedTaps = 4;
+
+// The sums of the products of `count` taps from k on, four a tap.
+template <class scalar_t, class column_t, class acc_t>
+FASTCONV_INLINE void sum_corners(const Work& w, Strip strip, int64_t pixel, int64_t d, int64_t k, int count,
+                                 const Place<acc_t>* places, acc_t* sums) {
+  Vec<acc_t> products[4 * kSummedTaps];
+  for (int i = 0; i < count; ++i)
+    multiply_corners<scalar_t, column_t>(w, strip, pixel, d, k + i, places[i], products + 4 * i);
+  sum_lanes_of_each<acc_t>(products, 4 * count, sums);
+}
+
 template <class scalar_t, class column_t, class offset_t>
 void store_place_grads_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
   const Params& p = *w.params;
-  const int64_t taps = p.taps(), group_channels = p.group_channels();
-  for_runs(p, strip, begin, end, [&](int64_t first, int64_t oy, int64_t ox, int64_t count) {
-    for (int64_t j = 0; j < count; ++j)
-      for (int64_t d = 0; d < p.offset_groups; ++d)
-        for (int64_t k = 0; k < taps; ++k) {
-          const int64_t pixel = first + j, channel = d * taps + k;
-          const Place<acc_t>& place =
-              static_cast<const Place<acc_t>*>(w.places)[pixel * p.offset_groups * taps + channel];
-          acc_t sums[4] = {};
-          if (place.pixel >= 0) {
-            Vec<acc_t> v[4] = {};
-            for (int64_t s = w.first_segment[d]; s < w.first_segment[d + 1]; ++s) {
-              const Segment& segment = w.segments[s];
-              const column_t* column = static_cast<const column_t*>(w.columns) +
-                                       ((segment.group * strip.pixels + pixel) * taps + k) * group_channels +
-                                       segment.group_channel;
-              const Corners<const scalar_t> corner(p, w.image, place, segment.channel);
-              for (int64_t c = 0; c < segment.channels; c += lanes) {
-                const int64_t rest = segment.channels - c;
-                const Vec<acc_t> grad = load_first(column + c, rest);
-                v[0] += grad * load_first(corner.at00 + c, rest);
-                v[1] += grad * load_first(corner.at01 + c, rest);
-                v[2] += grad * load_first(corner.at10 + c, rest);
-                v[3] += grad * load_first(corner.at11 + c, rest);
-              }
-            }
-            for (int i = 0; i < 4; ++i) sums[i] = sum_lanes<acc_t>(v[i]);
-          }
-          const acc_t y = place.y, x = place.x;
-          const acc_t low = sums[0] * (1 - x) + sums[1] * x, high = sums[2] * (1 - x) + sums[3] * x;
-          if (p.grad_offset.data != nullptr) {
-            offset_t* grad = at<offset_t>(p.grad_offset, strip.image, 2 * channel, oy, ox + j);
-            const acc_t left = sums[0] * (1 - y) + sums[2] * y, right = sums[1] * (1 - y) + sums[3] * y;
-            *grad = from_float<offset_t>(place.mask * (high - low));
-            grad[p.grad_offset.stride_c] = from_float<offset_t>(place.mask * (right - left));
-          }
-          if (p.grad_mask.data != nullptr)
-            *at<offset_t>(p.grad_mask, strip.image, channel, oy, ox + j) =
-                from_float<offset_t>(low * (1 - y) + high * y);
+  const int64_t taps = p.taps();
+  const auto store_place_grad = [&](int64_t y, int64_t x, int64_t channel, const Place<acc_t>& place, const acc_t* s) {
+    const acc_t top = s[0] + (s[1] - s[0]) * place.x, bottom = s[2] + (s[3] - s[2]) * place.x;
+    if (p.grad_offset.data != nullptr) {
+      offset_t* grad = at<offset_t>(p.grad_offset, strip.image, 2 * channel, y, x);
+      const acc_t left = s[0] + (s[2] - s[0]) * place.y, right = s[1] + (s[3] - s[1]) * place.y;
+      *grad = from_float<offset_t>(place.mask * (bottom - top));
+      grad[p.grad_offset.stride_c] = from_float<offset_t>(place.mask * (right - left));
+    }
+    if (p.grad_mask.data != nullptr)
+      *at<offset_t>(p.grad_mask, strip.image, channel, y, x) = from_float<offset_t>(top + (bottom - top) * place.y);
+  };
+  // Pixels are the inner loop: few planes of the gradients are written at a time.
+  for (int64_t d = 0; d < p.offset_groups; ++d)
+    for (int64_t k = 0; k < taps; k += kSummedTaps) {
+      const int some = int(taps - k < kSummedTaps ? taps - k : kSummedTaps);
+      for_runs(p, strip, begin, end, [&](int64_t first, int64_t oy, int64_t ox, int64_t count) {
+        for (int64_t j = 0; j < count; ++j) {
+          const int64_t pixel = first + j;
+          const Place<acc_t>* places =
+              static_cast<const Place<acc_t>*>(w.places) + (pixel * p.offset_groups + d) * taps + k;
+          acc_t sums[4 * kSummedTaps];
+          sum_corners<scalar_t, column_t>(w, strip, pixel, d, k, some, places, sums);
+          for (int i = 0; i < some; ++i) store_place_grad(oy, ox + j, d * taps + k + i, places[i], sums + 4 * i);
         }
-  });
+      });
+    }
 }
 
 template <class scalar_t, class column_t>

@@ -12,6 +12,7 @@ Environment:
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,7 @@ DEFINES = [
 # -ffp-contract=fast is gcc's default and not clang's.
 CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden"]
 CXX_FLAGS += ["-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+CXX_FLAGS += shlex.split(os.environ.get("CXXFLAGS", ""))  # torch's ninja build does not ask for it
 NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
 
 

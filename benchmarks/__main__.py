@@ -19,7 +19,7 @@ import re
 import sys
 from pathlib import Path
 
-OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "channel_shuffle")
+OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

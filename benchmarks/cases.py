@@ -247,3 +247,41 @@ CHANNEL_SHUFFLE = (
     ShuffleCase(8, (96, 48, 48), 28, 28, 4, source="three inputs"),
     ShuffleCase(1, (8,), 8, 8, 2, source="cost of a call", quick=True, overhead=True),
 )
+
+
+@dataclass(frozen=True)
+class SplitAttentionCase:
+    """`part` of split attention over `radix` splits of `channels` channels: "pool", "combine", or "attention", which is
+    both, the pooled numbers in the logits."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    radix: int = 2
+    cardinality: int = 1
+    part: str = "combine"
+    source: str = ""
+    quick: bool = False
+    overhead: bool = False  # small enough that the cost of a call is what is measured
+
+    @property
+    def name(self) -> str:
+        text = f"{self.batch}x{self.channels}x{self.height}x{self.width} r{self.radix}"
+        text += f" k{self.cardinality}" if self.cardinality != 1 else ""
+        return text + f" {self.part}" + (" (one call)" if self.overhead else "")
+
+
+_PARTS = ("pool", "combine", "attention")
+SPLIT_ATTENTION = (
+    *(
+        SplitAttentionCase(8, channels, size, size, part=part, source=f"ResNeSt-50 stage {stage}", quick=stage == 1)
+        for stage, (channels, size) in enumerate(((64, 56), (128, 28), (256, 14), (512, 7)), 1)
+        for part in _PARTS
+    ),
+    *(SplitAttentionCase(8, 256, 56, 56, 1, part=part, source="SE-ResNet-50 stage 1") for part in _PARTS),
+    *(SplitAttentionCase(8, 1024, 14, 14, 1, part=part, source="SE-ResNet-50 stage 3") for part in _PARTS),
+    *(SplitAttentionCase(8, 64, 56, 56, 4, part=part, source="ResNeSt-50 4s1x, stage 1") for part in _PARTS),
+    *(SplitAttentionCase(8, 128, 28, 28, 2, 2, part=part, source="ResNeSt 2s2x, stage 2") for part in _PARTS),
+    SplitAttentionCase(1, 8, 8, 8, part="pool", source="cost of a call", quick=True, overhead=True),
+)

@@ -12,6 +12,7 @@
 // emulator's per-request counts.
 #define UNROLL _Pragma("GCC unroll 128")
 #define NO_UNROLL _Pragma("GCC unroll 1")
+#define UNROLL_BY(count) FASTCONV_PRAGMA(GCC unroll count)
 #else
 // Dynamic shared memory as an array of T. A macro, since `extern __shared__` of two types under one name is an error.
 #define DYN_SMEM(T, name)                                       \
@@ -19,7 +20,9 @@
   T* name = reinterpret_cast<T*>(name##_bytes)
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
+#define UNROLL_BY(count) FASTCONV_PRAGMA(unroll count)
 #endif
+#define FASTCONV_PRAGMA(text) _Pragma(#text)
 
 namespace fastconv {
 

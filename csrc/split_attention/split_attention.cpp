@@ -50,6 +50,7 @@ Tensor dense(const Tensor& matrix) { return torch::stable::contiguous(matrix); }
 // Sees rows that follow on each other in all maps as one, then runs.
 void run_joined(Params& p, std::initializer_list<FeatureMap*> maps, Run run) {
   if (p.batch * p.radix * p.channels == 0) return;
+  if (p.pixels() == 0 && p.logits && !p.grad_logits) return;  // only maps would be written
   bool joins = true;
   for (FeatureMap* map : maps) {
     // Of one column, the stride along it means nothing.

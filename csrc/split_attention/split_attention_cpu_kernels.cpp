@@ -249,6 +249,13 @@ FASTCONV_INLINE void for_vectors(const Params& p, F f) {
   if (c < p.channels) f(c, p.channels - c);
 }
 
+template <class V, int kCount>
+FASTCONV_INLINE V add_up(V (&values)[kCount]) {
+  for (int half = kCount / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) values[i] += values[i + half];
+  return values[0];
+}
+
 template <class scalar_t>
 void pool_pixels_of(const Params& p, Chunks chunks, acc_type<scalar_t>* all_sums, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
@@ -263,9 +270,7 @@ void pool_pixels_of(const Params& p, Chunks chunks, acc_type<scalar_t>* all_sums
         for (int64_t r = 0; r < p.radix; ++r)
           for (int i = 0; i < pixels; ++i)
             sum[i] += load_first(from + i * p.input.stride_w + r * p.channels + c, count);
-        for (int half = pixels / 2; half > 0; half /= 2)
-          for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
-        store_first(sums + c, load_first(sums + c, count) + sum[0], count);
+        store_first(sums + c, load_first(sums + c, count) + add_up(sum), count);
       });
     });
   }
@@ -325,9 +330,9 @@ void backward_pixels_with(const Params& p, Chunks chunks, acc_type<scalar_t>* al
         for (int64_t r = 0; r < p.radix; ++r) {
           const int64_t channel = r * p.channels + c;
           if constexpr (kLogits) {
-            Vec<acc_t> sum = load_first(sums + channel, count);
-            for (int i = 0; i < pixels; ++i) sum += load_first(from + i * p.input.stride_w + channel, count) * g[i];
-            store_first(sums + channel, sum, count);
+            Vec<acc_t> sum[decltype(pixels)::value];
+            for (int i = 0; i < pixels; ++i) sum[i] = load_first(from + i * p.input.stride_w + channel, count) * g[i];
+            store_first(sums + channel, load_first(sums + channel, count) + add_up(sum), count);
           }
           if constexpr (kInput) {
             const Vec<acc_t> a = load_first(attention + channel, count);

@@ -451,6 +451,7 @@ def test_devices_are_not_mixed(device: Device) -> None:
 # The machine
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("capability", ["avx2", "baseline"])
 def test_instruction_sets(capability: str) -> None:
     """The core of this file on the CPU kernels that this machine would not choose."""

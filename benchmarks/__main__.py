@@ -3,6 +3,7 @@
 Examples:
     python -m benchmarks depthwise_conv2d --quick
     python -m benchmarks depthwise_conv2d --threads 1,2 --json benchmarks/results/depthwise_conv2d.json
+    python -m benchmarks models --filter resnest --direction backward
     python -m benchmarks table benchmarks/results/depthwise_conv2d.json
     python -m benchmarks figures
     python -m benchmarks gpu-estimate depthwise_conv2d --dtype f32 --filter k7
@@ -31,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "what",
-        choices=(*OPERATORS, "table", "figures", "plots", "gpu-estimate"),
+        choices=(*OPERATORS, "models", "table", "figures", "plots", "gpu-estimate"),
         help="an operator, `table` to print a result file, `figures` to write the documents' tables from "
         "benchmarks/results, `plots` to draw them, or `gpu-estimate` for what CUDA kernels take at least",
     )

@@ -79,13 +79,18 @@ def load_digits(seed: int) -> tuple[Split, Split]:
 
 
 def batches(split: Split, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """In random order, each batch moved by at most a pixel in either direction."""
+    """In random order; each image moved, turned and scaled a little."""
     for chosen in torch.randperm(len(split.labels), generator=generator).split(size):
         if len(chosen) < 2:  # too few for batch normalisation
             continue
-        down, right = torch.randint(3, (2,), generator=generator).tolist()
-        padded = F.pad(split.images[chosen], (1, 1, 1, 1), value=-1.0)
-        yield padded[:, :, down : down + 8, right : right + 8], split.labels[chosen]
+        move, angle, scale = (torch.rand(len(chosen), n, generator=generator) * 2 - 1 for n in (2, 1, 1))
+        angle, scale = 0.2 * angle, 1 + 0.15 * scale
+        row = torch.cat([angle.cos(), -angle.sin(), move[:, :1] / 4], 1) * scale  # 1/4 is a pixel of eight
+        column = torch.cat([angle.sin(), angle.cos(), move[:, 1:] / 4], 1) * scale
+        images = split.images[chosen]
+        grid = F.affine_grid(torch.stack([row, column], 1), list(images.shape), align_corners=False)
+        # The background is -1, and outside the image there is 0.
+        yield F.grid_sample(images + 1, grid, align_corners=False) - 1, split.labels[chosen]
 
 
 # ---------------------------------------------------------------- training
@@ -123,7 +128,7 @@ class Run:
 def start(network: str, seed: int) -> Run:
     torch.manual_seed(seed)
     model = NETWORKS[network]()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     return Run(model, optimizer, torch.Generator().manual_seed(seed), [])
 
 

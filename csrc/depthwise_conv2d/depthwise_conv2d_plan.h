@@ -12,18 +12,19 @@
 
 namespace fastconv::depthwise_conv2d {
 
-// Fast kernels index within a plane (nchw) or an image (channels_last) in 32 bits.
+// Fast kernels index within a plane (nchw) or an image (channels_last) in 32 bits, places beyond its edges included.
 inline bool fits_fast_kernels(const Params& p) {
-  constexpr int64_t kLimit = int64_t(1) << 30;
+  constexpr int64_t kLimit = int64_t(1) << 30, kMargin = 16;  // the margin: outputs of a thread past the last
+  const int64_t beyond_h = 2 * std::abs(p.padding_h) + (p.kernel_h + kMargin) * p.dilation_h;
+  const int64_t beyond_w = 2 * std::abs(p.padding_w) + (p.kernel_w + kMargin) * p.dilation_w;
   auto extent = [&](const FeatureMap& map, int64_t height, int64_t width, int64_t channels) {
-    const int64_t plane = height * map.stride_h + width * map.stride_w;
+    const int64_t plane = (height + beyond_h) * map.stride_h + (width + beyond_w) * map.stride_w;
     return p.layout == Layout::nchw ? plane : plane + channels;
   };
-  const int64_t coordinate = std::max({p.height + 2 * std::abs(p.padding_h), p.width + 2 * std::abs(p.padding_w),
-                                       p.out_height * p.stride_h, p.out_width * p.stride_w});
-  return p.dtype != ElementType::f64 && p.dilation_h == 1 && p.dilation_w == 1 && coordinate < kLimit &&
-         p.out_channels * p.kernel_h * p.kernel_w < kLimit && p.batch * p.out_channels < kLimit &&
-         extent(p.input, p.height, p.width, p.channels) < kLimit &&
+  const int64_t coordinate =
+      std::max({p.height + beyond_h, p.width + beyond_w, p.out_height * p.stride_h, p.out_width * p.stride_w});
+  return p.dtype != ElementType::f64 && coordinate < kLimit && p.out_channels * p.kernel_h * p.kernel_w < kLimit &&
+         p.batch * p.out_channels < kLimit && extent(p.input, p.height, p.width, p.channels) < kLimit &&
          extent(p.output, p.out_height, p.out_width, p.out_channels) < kLimit;
 }
 
@@ -31,6 +32,7 @@ inline bool fits_fast_kernels(const Params& p) {
 inline Plan fast_plan(Direction direction, const Params& p, const DeviceFacts& device) {
   const bool stride_1 = p.stride_h == 1 && p.stride_w == 1, stride_2 = p.stride_h == 2 && p.stride_w == 2;
   const bool has_template = is_odd_square(p) && (stride_1 || stride_2);
+  if (is_dilated(p) && !(stride_1 && p.layout == Layout::channels_last)) return {};
   if (p.layout == Layout::nchw) {
     if (direction == Direction::forward && (stride_1 || has_template)) return nchw_forward_plan(p, device, false);
     if (direction == Direction::input_grad && stride_1 && p.multiplier == 1)

@@ -15,8 +15,7 @@ constexpr int kGradPairs = grad_pairs(kVec<scalar_t>);
 // Adds what the outputs of row r - kT give, of which `row` points at column q - kSize / 2, column x0 of `width`.
 template <class scalar_t, int kSize, int kPairs>
 __device__ __forceinline__ void accumulate_grad_row(const scalar_t* row, int stride_w, int x0, int width, int t,
-                                                    const float* weight, int lanes,
-                                                    float (&sums)[2][2 * kPairs][kVec<scalar_t>]) {
+                                                    const float* weight, float (&sums)[2][2 * kPairs][kVec<scalar_t>]) {
   constexpr int kWidth = kVec<scalar_t>, kHalf = kSize / 2;
   float grads[kPairs + kHalf][kWidth];
   UNROLL for (int i = 0; i < kPairs + kHalf; ++i)
@@ -26,7 +25,7 @@ __device__ __forceinline__ void accumulate_grad_row(const scalar_t* row, int str
     if (ky >= kSize) continue;
     UNROLL for (int kx = 0; kx < kSize; ++kx) {
       float w[kWidth];
-      load_weights<scalar_t>(weight, ky * kSize + kx, lanes, w);
+      load_weights(weight, ky * kSize + kx, w);
       UNROLL for (int pair = 0; pair < kPairs; ++pair) UNROLL for (int v = 0; v < kWidth; ++v)
           sums[dy][2 * pair + kx % 2][v] += w[v] * grads[pair + kHalf - kx / 2][v];
     }
@@ -40,8 +39,8 @@ __global__ void __launch_bounds__(kTileThreads, kSize == 7 && sizeof(scalar_t) =
   DYN_SMEM(float, weight);
   const ChannelBlock block = channel_block(tile, kWidth);
   const int lane = threadIdx.x & (tile.lanes - 1), channel = block.first_channel + lane * kWidth;
-  stage_weights(weight, static_cast<const scalar_t*>(p.weight), block.first_channel, int(p.channels), kSize * kSize, 0,
-                kSize * kSize, tile);
+  stage_weights<kWidth>(weight, static_cast<const scalar_t*>(p.weight), block.first_channel, int(p.channels),
+                        kSize * kSize, 0, kSize * kSize, tile);
   __syncthreads();
   if (channel >= int(p.channels)) return;
 
@@ -63,7 +62,7 @@ __global__ void __launch_bounds__(kTileThreads, kSize == 7 && sizeof(scalar_t) =
       const int oy = r - t;
       if (unsigned(oy) < unsigned(out_height))
         accumulate_grad_row<scalar_t, kSize, kPairs>(grad + (oy * out_h + (q - kHalf) * out_w), out_w, q - kHalf,
-                                                     out_width, t, weight, tile.lanes, sums);
+                                                     out_width, t, weight + lane * 4, sums);
     }
     UNROLL for (int dy = 0; dy < 2; ++dy) UNROLL for (int dx = 0; dx < 2 * kPairs; ++dx) {
       if (unsigned(y + dy) < unsigned(height) && unsigned(x + dx) < unsigned(width))

@@ -9,23 +9,16 @@ namespace fastconv::depthwise_conv2d {
 inline bool has_channel_vectors(const FeatureMap& map, int64_t channels, ElementType dtype) {
   const int64_t width = 16 / element_size(dtype);
   return reinterpret_cast<uintptr_t>(map.data) % 16 == 0 && channels % width == 0 && map.stride_n % width == 0 &&
-         map.stride_h % width == 0 && map.stride_w % width == 0;
+         map.stride_h % width == 0 && map.stride_w % width == 0 && map.stride_w > 0;
 }
 
-// Groups of 16 bytes of channels that a block takes: a line of 128 bytes or half of one, whichever leaves fewer of its
-// lanes without channels; less if there are fewer channels.
+// Lanes that a block has along the channels, of which there are `groups`: with 16 bytes each a line of 128 bytes or
+// half of one, whichever leaves fewer of its lanes without channels; less if there are fewer channels.
 inline int channel_lanes(int64_t groups) {
-  int lanes = 8;
+  int lanes = kMostLanes;
   if (ceil_div(groups, 4) * 4 < ceil_div(groups, 8) * 8) lanes = 4;
   while (lanes > 1 && lanes / 2 >= groups) lanes /= 2;
   return lanes;
-}
-
-// Neighbouring outputs that a thread of a channels_last kernel computes: more where loading a row of weights into
-// registers has to pay, fewer where registers run out.
-constexpr int channels_last_columns(int kernel_size, int stride) {
-  if (stride == 2) return kernel_size == 3 ? 4 : 2;
-  return kernel_size == 7 || kernel_size == 0 ? 8 : 4;
 }
 
 // Pairs of columns that a thread of the input gradient at stride 2 computes: 32 sums.
@@ -44,7 +37,7 @@ inline void cut_channels_last(Plan& plan, const Params& p, int64_t rows, int64_t
                               int blocks_at_once, bool one_round, const DeviceFacts& device) {
   constexpr int64_t kL1Bytes = 96 * 1024;  // of one block
   ChannelTile& tile = plan.channel_tile;
-  const int64_t groups = p.channels / plan.vector_width;
+  const int64_t groups = p.channels / plan.vector_width, lane_bytes = plan.vector_width * element_size(p.dtype);
   tile.lanes = channel_lanes(groups);
   tile.channel_blocks = int(ceil_div(groups, tile.lanes));
   const int64_t at_once = kTileThreads / tile.lanes;
@@ -58,7 +51,7 @@ inline void cut_channels_last(Plan& plan, const Params& p, int64_t rows, int64_t
       const int64_t rounds = ceil_div(balanced_rows * strips_x, at_once);
       const int64_t rows_at_once = std::min(balanced_rows, ceil_div(at_once, strips_x));
       if (one_round && rounds > 1) continue;
-      const bool fits = source_x * (rows_at_once * span.step_y + span.halo_y) * tile.lanes * 16 <= kL1Bytes;
+      const bool fits = source_x * (rows_at_once * span.step_y + span.halo_y) * tile.lanes * lane_bytes <= kL1Bytes;
       const int64_t blocks = p.batch * tile.channel_blocks * tiles_y * tiles_x;
       const int64_t slots = int64_t(blocks_at_once) * device.multiprocessors;
       const double source = double(source_x) * double(balanced_rows * span.step_y + span.halo_y);
@@ -77,7 +70,7 @@ inline void cut_channels_last(Plan& plan, const Params& p, int64_t rows, int64_t
 }
 
 inline int staged_weight_bytes(const Plan& plan, int64_t taps) {
-  return int(taps * (plan.channel_tile.lanes * plan.vector_width + 4) * 4);
+  return int(taps * (kMostLanes * plan.vector_width + 4) * 4);  // see kWeightPitch
 }
 
 inline Plan channels_last_forward_plan(const Params& p, const DeviceFacts& device, bool flip) {
@@ -85,11 +78,17 @@ inline Plan channels_last_forward_plan(const Params& p, const DeviceFacts& devic
   plan.kernel = Kernel::channels_last;
   plan.stride = int(p.stride_w);
   plan.kernel_size = is_odd_square(p) ? int(p.kernel_h) : 0;
-  plan.vector_width = int(16 / element_size(p.dtype));
   plan.channel_tile.flip = flip;
-  const int columns = channels_last_columns(plan.kernel_size, plan.stride), stride = plan.stride;
-  const SourceSpan span{stride, int(p.kernel_h) - stride, columns * stride, int(p.kernel_w) - stride};
-  cut_channels_last(plan, p, p.out_height, ceil_div(p.out_width, columns), span, 2, plan.kernel_size == 0, device);
+  const ChannelStrip strip = channels_last_strip(int(element_size(p.dtype)), plan.kernel_size, plan.stride);
+  plan.vector_width = strip.width;
+  const int stride = plan.stride;
+  const SourceSpan span{strip.rows * stride, int(p.kernel_h) - stride, strip.columns * stride,
+                        int(p.kernel_w) - stride};
+  auto strips = [](int64_t outputs, int size, int64_t dilation) {
+    return ceil_div(outputs, size * dilation) * dilation;
+  };
+  cut_channels_last(plan, p, strips(p.out_height, strip.rows, p.dilation_h),
+                    strips(p.out_width, strip.columns, p.dilation_w), span, 2, plan.kernel_size == 0, device);
   plan.smem_bytes = staged_weight_bytes(plan, plan.kernel_size ? p.kernel_h * p.kernel_w : p.kernel_w);
   if (plan.smem_bytes > device.smem_per_block) return {};
   return plan;
@@ -119,7 +118,7 @@ inline Plan channels_last_weight_grad_plan(const Params& p, const DeviceFacts& d
   Plan plan;
   plan.kernel = Kernel::channels_last;
   plan.stride = int(p.stride_w);
-  plan.kernel_size = is_odd_square(p) ? int(p.kernel_h) : 0;
+  plan.kernel_size = is_odd_square(p) && !is_dilated(p) ? int(p.kernel_h) : 0;
   plan.vector_width = int(16 / element_size(p.dtype));
   ChannelReduceShape& shape = plan.channel_reduce;
   const int64_t groups = p.channels / plan.vector_width;

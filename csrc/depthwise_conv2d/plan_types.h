@@ -14,6 +14,7 @@ constexpr int kTileThreads = 256;   // at most
 constexpr int kMaxPlanes = 32;      // planes of a block
 constexpr int kStripRows = 4;       // output rows of a thread at stride 1
 constexpr int kTapGroup = 8;        // taps that the any-size kernels take at a time
+constexpr int kMostLanes = 8;       // of a channels_last block, along the channels
 constexpr int kTapRow = 8;          // taps of a thread, channels_last weight gradient of any size
 constexpr int kStaticBytes = 4096;  // of static shared memory, at most
 
@@ -29,8 +30,23 @@ struct TileShape {
   bool vector_store = false, flip = false;
 };
 
-// The tiles of a channels_last kernel: see channels_last_tile.cuh. A block works on `lanes` groups of 16 bytes of
-// channels, and on rows x strips_x register tiles.
+// What a thread of the channels_last forward kernel computes: `rows` x `columns` outputs of `width` channels.
+struct ChannelStrip {
+  int width, rows, columns;
+};
+
+// Inputs that are loaded feed all rows and columns of a strip. Size 7 is bound by arithmetic, so there a strip is as
+// large as 128 registers allow; in 16 bits it then has half of the 16 bytes of channels that the others have.
+constexpr ChannelStrip channels_last_strip(int element_size, int kernel_size, int stride) {
+  const int width = 16 / element_size;
+  if (stride == 2) return {width, 1, kernel_size == 3 ? 4 : 2};
+  if (kernel_size == 0) return {width, 1, 8};
+  if (kernel_size == 7) return {4, 3, 4};
+  return {width, 8 / width, 4};
+}
+
+// The tiles of a channels_last kernel: see channels_last_tile.cuh. A block works on `lanes` threads' channels, and on
+// rows x strips_x register tiles.
 struct ChannelTile {
   int lanes = 8, channel_blocks = 1, rows = 1, strips_x = 1, tiles_y = 1, tiles_x = 1;
   bool flip = false;
@@ -67,6 +83,8 @@ inline bool is_aligned(const FeatureMap& map, int64_t width, ElementType dtype) 
 inline bool is_odd_square(const Params& p) {
   return p.kernel_h == p.kernel_w && (p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7);
 }
+
+inline bool is_dilated(const Params& p) { return p.dilation_h != 1 || p.dilation_w != 1; }
 
 // The input gradient of a stride-1 call, told as a forward: input and output change places and the kernel is turned.
 inline Params as_forward(Params p) {

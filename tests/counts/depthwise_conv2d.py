@@ -30,7 +30,10 @@ ANY_SIZE = "whether a tap group is whole is asked for each group, and those that
 # channels_last
 SHARED_EDGES = "tiles small enough for all multiprocessors to have blocks: what two of them need is read twice"
 WEIGHTS = "weights are staged tap by tap, where a channel's neighbours lie kernel_size^2 words apart"
-LOADS_OF_ROWS = "every row of a column's input is loaded, tested and unpacked for each ky"
+LOADS_OF_ROWS = (
+    "each column of a row of the input is tested against the edges, zeroed, loaded and in 16 bits unpacked: for each "
+    "row of outputs, at size 7 for three of them"
+)
 SHARED_ROWS = "blocks of few rows of grad_output: rows of the input that two of them need are read by both"
 OUT_OF_STEP = "threads skip different rows or columns beyond an edge; the emulator takes their loads for two requests"
 
@@ -74,30 +77,30 @@ weight_grad bf16 K7_28       |   1.017              |   1.478 MID_SECTOR  |   1.
         "channels_last",
         globals(),
         """
-forward     f32  K3          |   1.110 SHARED_EDGES |   1.000             |   1.015          |    3.69
+forward     f32  K3          |   1.085              |   1.000             |   1.015          |    3.31
 forward     f32  STRIDE_2    |   1.043              |   1.000             |   1.015          |    4.22
-forward     f32  K5          |   1.241 SHARED_EDGES |   1.000             |   1.035          |    2.73
-forward     f32  K7          |   1.293 SHARED_EDGES |   1.000             |   1.054 WEIGHTS  |    1.88 LOADS_OF_ROWS
-forward     f32  K31         |   4.566              |   1.032             |   1.114 WEIGHTS  |    1.61 LOADS_OF_ROWS
-forward     f32  WIDE_K3     |   1.004              |   1.000             |   1.000          |    3.11
-forward     f32  WIDE_K7     |   1.038              |   1.000             |   1.003          |    1.56
-forward     f32  ONE_IMAGE   |   1.211 SHARED_EDGES |   1.000             |   1.035          |    4.33
+forward     f32  K5          |   1.182 SHARED_EDGES |   1.000             |   1.035          |    2.30
+forward     f32  K7          |   1.395 SHARED_EDGES |   1.000             |   1.041          |    1.88 LOADS_OF_ROWS
+forward     f32  K31         |   4.566              |   1.032             |   1.114 WEIGHTS  |    1.53 LOADS_OF_ROWS
+forward     f32  WIDE_K3     |   1.004              |   1.000             |   1.000          |    2.74
+forward     f32  WIDE_K7     |   1.013              |   1.000             |   1.003          |    1.56
+forward     f32  ONE_IMAGE   |   1.134 SHARED_EDGES |   1.000             |   1.020          |    3.49
 forward     bf16 K3          |   1.085              |   1.000             |   1.010          |    3.34
-forward     bf16 STRIDE_2    |   1.033              |   1.000             |   1.010          |    3.87
-forward     bf16 K5          |   1.182 SHARED_EDGES |   1.000             |   1.024          |    2.71 LOADS_OF_ROWS
-forward     bf16 K7          |   1.293              |   1.000             |   1.192 WEIGHTS  |    2.05 LOADS_OF_ROWS
-forward     bf16 K31         |   4.566              |   1.068 OUT_OF_STEP |   1.114 WEIGHTS  |    1.60 LOADS_OF_ROWS
-forward     bf16 K7_14       |   1.108              |   1.000             |   1.103 WEIGHTS  |    2.01 LOADS_OF_ROWS
-forward     f16  K7          |   1.293              |   1.000             |   1.192 WEIGHTS  |    2.43 LOADS_OF_ROWS
-input_grad  f32  K3          |   1.110 SHARED_EDGES |   1.003             |   1.015          |    3.70
+forward     bf16 STRIDE_2    |   1.033              |   1.000             |   1.010          |    3.58
+forward     bf16 K5          |   1.182 SHARED_EDGES |   1.000             |   1.024          |    2.54 LOADS_OF_ROWS
+forward     bf16 K7          |   1.368              |   1.000             |   1.034          |    1.87 LOADS_OF_ROWS
+forward     bf16 K31         |   4.566              |   1.068 OUT_OF_STEP |   1.114 WEIGHTS  |    1.49 LOADS_OF_ROWS
+forward     bf16 K7_14       |   1.108              |   1.000             |   1.051 WEIGHTS  |    2.01 LOADS_OF_ROWS
+forward     f16  K7          |   1.368              |   1.000             |   1.034          |    2.10 LOADS_OF_ROWS
+input_grad  f32  K3          |   1.085              |   1.003             |   1.015          |    3.32
 input_grad  f32  STRIDE_2    |   1.025              |   1.000             |   1.007          |    4.80
-input_grad  f32  STRIDE_2_K7 |   1.094              |   1.000             |   1.019          |    2.46
-input_grad  bf16 STRIDE_2    |   1.055              |   1.000             |   1.019          |    5.82
-weight_grad f32  K3          |   1.108 SHARED_ROWS  |   1.017             |   1.000          |    3.17
+input_grad  f32  STRIDE_2_K7 |   1.094              |   1.000             |   1.019          |    2.26
+input_grad  bf16 STRIDE_2    |   1.055              |   1.000             |   1.019          |    5.22
+weight_grad f32  K3          |   1.108 SHARED_ROWS  |   1.017             |   1.000          |    3.41
 weight_grad f32  STRIDE_2    |   1.043              |   1.010             |   1.000          |    4.66
 weight_grad f32  K5          |   1.404 SHARED_ROWS  |   1.059 OUT_OF_STEP |   1.000          |    2.37
 weight_grad f32  K7          |   1.765 SHARED_ROWS  |   1.123 OUT_OF_STEP |   1.000          |    1.87 LOADS_OF_ROWS
-weight_grad f32  K31         |   8.851              |   1.159 OUT_OF_STEP |   0.000          |    1.41
+weight_grad f32  K31         |   8.851              |   1.159 OUT_OF_STEP |   0.000          |    1.43 LOADS_OF_ROWS
 weight_grad bf16 K3          |   1.125 SHARED_ROWS  |   1.040             |   1.000          |    3.23
 weight_grad bf16 STRIDE_2    |   1.050              |   1.020             |   1.000          |    4.21
 weight_grad bf16 K5          |   1.484 SHARED_ROWS  |   1.142 OUT_OF_STEP |   1.000          |    2.20 LOADS_OF_ROWS

@@ -21,14 +21,34 @@ const Kernels& kernels() {
 
 int64_t terms_of(const Params& p) { return p.group_channels() * p.kernel_h * p.kernel_w; }
 
+// Matrix products straight from pixels to pixels.
+bool is_pointwise(const Params& p) {
+  return p.layout == Layout::channels_last && p.kernel_h * p.kernel_w * p.stride_h * p.stride_w == 1 &&
+         p.padding_h == 0 && p.padding_w == 0;
+}
+
+// Doubles, whatever is stored: what a vector leaves uninitialised is not an array of raw bytes.
+std::unique_ptr<double[]> uninitialised_weights(const Params& p, int64_t count) {
+  return std::unique_ptr<double[]>(new double[p.dtype == ElementType::f64 ? count : (count + 1) / 2]);
+}
+
 void correlate(const Correlation& c) {
   const Params& p = *c.params;
   const Kernels& k = kernels();
-  const Split split = k.split(c, threads());
   const int64_t weights = p.out_channels * terms_of(p);
-  // Doubles, whatever is stored: what a vector leaves uninitialised is not an array of raw bytes.
-  const std::unique_ptr<double[]> packed(new double[p.dtype == ElementType::f64 ? weights : (weights + 1) / 2]);
   const int64_t group_grain = std::max<int64_t>(1, p.groups * 20000 / weights);
+  if (is_pointwise(p)) {
+    const auto packed = uninitialised_weights(p, k.pointwise_weights(c));
+    torch::stable::parallel_for(0, p.groups, group_grain, [&](int64_t begin, int64_t end) {
+      k.pack_pointwise_weights(c, packed.get(), begin, end);
+    });
+    const int64_t items = (p.batch * p.height * p.width + k.pointwise_pixels - 1) / k.pointwise_pixels;
+    torch::stable::parallel_for(0, items, grain(p, terms_of(p), items),
+                                [&](int64_t begin, int64_t end) { k.pointwise(c, packed.get(), begin, end); });
+    return;
+  }
+  const Split split = k.split(c, threads());
+  const auto packed = uninitialised_weights(p, weights);
   torch::stable::parallel_for(0, p.groups, group_grain,
                               [&](int64_t begin, int64_t end) { k.pack_weights(c, packed.get(), begin, end); });
   torch::stable::parallel_for(0, split.items, grain(p, terms_of(p), split.items),
@@ -79,21 +99,23 @@ bool is_usual(const Params& p) {
 // oneDNN multiplies bf16 in tiles.
 bool has_amx(const Params& p) { return p.dtype == ElementType::bf16 && cpu_has_amx_bf16() && widest_group(p) >= 16; }
 
-bool correlation_is_slower(const Params& p, int64_t pixels) {
+bool correlation_is_slower(const Params& p, int64_t pixels, bool forward) {
   if (is_depthwise(p) || !is_usual(p)) return false;
   if (p.groups == 1 || has_amx(p)) return true;
   const bool nchw = p.layout == Layout::nchw, pointwise = p.kernel_h * p.kernel_w == 1;
   // Of other sizes, oneDNN (torch 2.14.1) lets a NaN of one group reach the next.
   const bool fours = p.group_channels() % 4 == 0 && p.group_out_channels() % 4 == 0;
+  if (is_pointwise(p)) return is_16_bit(p) && fours;
   if (pointwise) return is_16_bit(p) ? !nchw && fours : widest_group(p) > 64 && pixels < 64;
-  if (widest_group(p) < 16) return false;
-  if (p.stride_h * p.stride_w > 1) return true;
+  const bool strided = p.stride_h * p.stride_w > 1;
+  if (widest_group(p) < 16) return forward && !nchw && strided && fours && widest_group(p) >= 8 && !is_16_bit(p);
+  if (strided) return true;
   if (is_16_bit(p)) return widest_group(p) > 128 && pixels < 64;
   return !nchw || widest_group(p) > 32 || pixels < 200;
 }
 
-bool forward_is_slower(const Params& p) { return correlation_is_slower(p, p.out_height * p.out_width); }
-bool input_grad_is_slower(const Params& p) { return correlation_is_slower(p, p.height * p.width); }
+bool forward_is_slower(const Params& p) { return correlation_is_slower(p, p.out_height * p.out_width, true); }
+bool input_grad_is_slower(const Params& p) { return correlation_is_slower(p, p.height * p.width, false); }
 
 bool weight_grad_is_slower(const Params& p) {
   if (is_depthwise(p) || !is_usual(p)) return false;
@@ -134,7 +156,8 @@ Tensor weight_grad_cpu(const Tensor& grad_output, const Tensor& input, const Ten
 std::string describe_cpu_plan(const std::string& direction, const Params& p) {
   if (is_depthwise(p)) return "depthwise_conv2d's kernels, each channel being a group";
   if (is_served_by_torch(kernel_of(direction), p)) return "torch's convolution, which measured faster for such calls";
-  return direction == "weight_grad" ? "dot products of planes in scratch" : "register tiles over planes in scratch";
+  if (direction == "weight_grad") return "dot products of planes in scratch";
+  return is_pointwise(p) ? "register tiles from pixels to pixels" : "register tiles over planes in scratch";
 }
 
 Correlation forward_correlation(const Params& p) {

@@ -49,6 +49,11 @@ struct Kernels {
   // Weights as the tiles read them, float or double, as many as the weight has; for groups begin to end.
   void (*pack_weights)(const Correlation&, void* packed, int64_t begin, int64_t end);
   void (*correlate)(const Correlation&, Split split, const void* packed, int64_t begin, int64_t end);
+  // Pointwise correlations in channels_last: elements of their packed weights, pixels of an item.
+  int64_t (*pointwise_weights)(const Correlation&);
+  int64_t pointwise_pixels;
+  void (*pack_pointwise_weights)(const Correlation&, void* packed, int64_t begin, int64_t end);
+  void (*pointwise)(const Correlation&, const void* packed, int64_t begin, int64_t end);
   WeightGradSplit (*weight_grad_split)(const Params&, int64_t threads);
   void (*weight_grad)(const Params&, WeightGradSplit split, void* partial_sums, int64_t begin, int64_t end);
 };

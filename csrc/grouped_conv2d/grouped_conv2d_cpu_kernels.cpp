@@ -3,7 +3,8 @@
 // A worker packs a strip of a few groups' channels into planes (cpu_planes.h) that stay in its caches, computes
 // register tiles from there, the lanes of a vector being neighbouring pixels and a weight a broadcast, and unpacks the
 // results into the output's layout. One tile kernel serves every dtype, layout, stride, dilation and kernel size,
-// forward and input gradient; another the weight gradient.
+// forward and input gradient; another the weight gradient. Pointwise calls in channels_last need no planes
+// (cpu_pointwise.h).
 //
 // Limits: with c channels a group and k x k taps, an output costs c * k^2 multiply-adds (36 at 4 channels and k3) and
 // moves 8 bytes in f32: arithmetic is the limit from about 4 channels on.
@@ -17,6 +18,7 @@
 #include "common/simd.h"
 #include "grouped_conv2d/cpu_planes.h"
 #include "grouped_conv2d/cpu_correlate.h"
+#include "grouped_conv2d/cpu_pointwise.h"
 #include "grouped_conv2d/cpu_weight_grad.h"
 // clang-format on
 
@@ -79,6 +81,37 @@ inline void correlate(const Correlation& c, Split split, const void* packed, int
   }
 }
 
+inline int64_t pointwise_weights(const Correlation& c) {
+  const bool f64 = c.params->dtype == ElementType::f64;
+  return c.params->groups * c.sources * (f64 ? padded_destinations<double>(c) : padded_destinations<float>(c));
+}
+
+inline void pack_pointwise_weights(const Correlation& c, void* packed, int64_t begin, int64_t end) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return pack_pointwise_weights_of<float>(c, static_cast<float*>(packed), begin, end);
+    case ElementType::f64:
+      return pack_pointwise_weights_of<double>(c, static_cast<double*>(packed), begin, end);
+    case ElementType::bf16:
+      return pack_pointwise_weights_of<bf16>(c, static_cast<float*>(packed), begin, end);
+    case ElementType::f16:
+      return pack_pointwise_weights_of<f16>(c, static_cast<float*>(packed), begin, end);
+  }
+}
+
+inline void pointwise(const Correlation& c, const void* packed, int64_t begin, int64_t end) {
+  switch (c.params->dtype) {
+    case ElementType::f32:
+      return pointwise_of<float>(c, static_cast<const float*>(packed), begin, end);
+    case ElementType::f64:
+      return pointwise_of<double>(c, static_cast<const double*>(packed), begin, end);
+    case ElementType::bf16:
+      return pointwise_of<bf16>(c, static_cast<const float*>(packed), begin, end);
+    case ElementType::f16:
+      return pointwise_of<f16>(c, static_cast<const float*>(packed), begin, end);
+  }
+}
+
 inline WeightGradSplit weight_grad_split(const Params& p, int64_t threads) {
   const int64_t groups = groups_of_item(p), blocks = (p.groups + groups - 1) / groups;
   int64_t parts = blocks >= 2 * threads || threads == 1 ? 1 : (2 * threads + blocks - 1) / blocks;
@@ -99,6 +132,8 @@ inline void weight_grad(const Params& p, WeightGradSplit split, void* partial_su
   }
 }
 
-const Kernels kKernels = {split, pack_weights, correlate, weight_grad_split, weight_grad};
+const Kernels kKernels = {
+    split,     pack_weights,      correlate,  pointwise_weights, kTileRows* kTileColumns, pack_pointwise_weights,
+    pointwise, weight_grad_split, weight_grad};
 
 }  // namespace fastconv::grouped_conv2d::FASTCONV_ISA

@@ -22,6 +22,9 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "_grouped_conv2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int shuffle, bool deterministic) -> Tensor");
+  m.def(
+      "_grouped_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, int shuffle, bool deterministic) -> (Tensor, Tensor)");
 
   m.def(
       "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? mask=None, Tensor? bias=None, "

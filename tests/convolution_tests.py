@@ -231,6 +231,11 @@ class ConvolutionTests:
     def weight_grad_op(self) -> Any:
         return getattr(torch.ops.fastconv, f"_{self.name}_weight_grad")
 
+    @property
+    def backward_op(self) -> Any:
+        """Both gradients in one call, where the operator has that."""
+        return getattr(torch.ops.fastconv, f"_{self.name}_backward", None)
+
     def check_arguments(self, *args: Any) -> None:
         sys.modules[f"fastconv.ops.{self.name}"].check_arguments(self.name, *args)
 
@@ -525,6 +530,8 @@ class ConvolutionTests:
         ):
             assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
             assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+        if self.backward_op:
+            assert torch.autograd.gradcheck(lambda *a: self.backward_op(*a, *geometry, False), maps, fast_mode=True)
 
     @cases("TINY")
     def test_second_and_third_derivatives_are_those_of_torch(self, device: Device, case: ConvolutionCase) -> None:
@@ -914,10 +921,13 @@ class ConvolutionTests:
         tensors = [grad_output, arguments["input"].to(grad_output.device), arguments["weight"].to(grad_output.device)]
         names = ("stride", "padding", "dilation", "groups", "shuffle")
         geometry = [arguments[name] for name in names if name in arguments]
-        return {
+        calls: dict[str, Callable[[], Tensor]] = {
             f"_{self.name}_input_grad": lambda: self.input_grad_op(*tensors, *geometry),
             f"_{self.name}_weight_grad": lambda: self.weight_grad_op(*tensors, *geometry, False),
         }
+        if self.backward_op:
+            calls[f"_{self.name}_backward"] = lambda: self.backward_op(*tensors, *geometry, False)
+        return calls
 
     @parametrize("name", ["input_dtype", "weight_dtype", "weight_rank", "kernel_larger_than_input", "stride_0"])
     def test_errors_of_the_gradient_operators(self, device: Device, name: str) -> None:

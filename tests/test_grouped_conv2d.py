@@ -106,6 +106,19 @@ class TestGroupedConv2d(ConvolutionTests):
         assert actual.output.numel() > 0 and actual.input.shape == case.input_shape and not actual.weight.any()
         assert torch.equal(actual.output[:, places], sample.bias[:, None, None].expand(case.output_shape))
 
+    @parametrize("layout", MEMORY_FORMATS)
+    @parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("case", named("wide", "one_group", "k1_groups3_shuffle", "k3_20to20"), ids=str)
+    def test_both_gradients_in_one_call(self, device: Device, case: Case, dtype: torch.dtype, layout: str) -> None:
+        """The same as each alone, whoever serves them."""
+        sample = place(make_sample(case, dtype), device, layout)
+        tensors = (sample.grad_output, sample.input, sample.weight)
+        grad_input, grad_weight = self.backward_op(*tensors, *case.gradient_arguments, True)
+        want_input = self.input_grad_op(*tensors, *case.gradient_arguments)
+        want_weight = self.weight_grad_op(*tensors, *case.gradient_arguments, True)
+        assert torch.equal(grad_input, want_input) and grad_input.stride() == want_input.stride()
+        assert torch.equal(grad_weight, want_weight) and grad_weight.stride() == want_weight.stride()
+
     def test_defaults_and_keywords(self, device: Device) -> None:
         x, w = torch.randn(1, 4, 6, 7, device=device.type), torch.randn(6, 4, 3, 3, device=device.type)
         want = self.op(x, w, None, [1, 1], [0, 0], [1, 1], 1, "none", 1)

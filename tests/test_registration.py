@@ -35,14 +35,16 @@ def _convolution_samples(name: str, device: str, channels: int, weight: tuple[in
         g = _map(2, weight[0], 4, 7, channels_last=channels_last, device=device).requires_grad_(grad)
         if name.endswith("_input_grad"):
             samples += [(g, x, w, *GEOMETRY, *more), (g[0], x[0], w, *GEOMETRY, *more)]
-        elif name.endswith("_weight_grad"):
+        elif name.endswith(("_weight_grad", "_backward")):
             samples += [(g, x, w, *GEOMETRY, *more, deterministic) for deterministic in (False, True)]
             samples += [(g[0], x[0], w, *GEOMETRY, *more, False)]
         else:
             geometry = (*GEOMETRY, *groups)
             samples += [(x, w, *args) for args in ((), (b,)) if groups in ((), (1,))]  # the rest at their defaults
             samples += [(x, w, None, *geometry)]
-            samples += [(x, w, b, *geometry, activation, *after) for activation in ACTIVATIONS if grad > channels_last]
+            samples += [
+                (x, w, b, *geometry, activation, *after) for activation in ACTIVATIONS if grad and not channels_last
+            ]
             samples += [(x[0], w, b, *geometry, "silu", *after), (x[:0], w, b, *geometry, "none", *after)]
             samples += [(x.detach().double(), w.detach().double(), None, *geometry)]
     return samples

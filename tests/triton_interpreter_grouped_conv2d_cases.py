@@ -16,7 +16,7 @@ from fastconv.ops.grouped_conv2d import check_arguments
 from fastconv.triton_kernels import grouped_conv2d as kernels
 from triton_interpreter import ACTIVATIONS, DTYPES, assert_close, make_map
 
-conv, input_grad, weight_grad = kernels.implementations().values()
+conv, input_grad, weight_grad, backward = kernels.implementations().values()
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
 
 
@@ -192,6 +192,8 @@ def test_unbatched_input() -> None:
     assert torch.equal(y, conv(x[None], w, None, *geometry, "none", 3)[0])
     gx = input_grad(y, x, w, *geometry, 3)
     assert torch.equal(gx, input_grad(y[None], x[None], w, *geometry, 3)[0])
+    both = backward(y, x, w, *geometry, 3, False)
+    assert torch.equal(both[0], gx) and torch.equal(both[1], weight_grad(y, x, w, *geometry, 3, False))
     gw = weight_grad(y, x, w, *geometry, 3, False)
     assert torch.equal(gw, weight_grad(y[None], x[None], w, *geometry, 3, True))
 

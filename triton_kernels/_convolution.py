@@ -16,9 +16,9 @@ def implementations(
     launch_forward: Callable[..., Tensor],
     launch_input_grad: Callable[..., Tensor],
     launch_weight_grad: Callable[..., Tensor],
-) -> dict[str, Callable[..., Tensor]]:
-    """An operator and its two gradients, by name. The launchers take 4-d tensors and the Geometry of
-    fastconv.ops.<name>:
+) -> dict[str, Callable[..., Any]]:
+    """An operator, its two gradients and, where it has one, the operator of both, by name. The launchers take 4-d
+    tensors and the Geometry of fastconv.ops.<name>:
 
         launch_forward(input, weight, bias, geometry, activation)
         launch_input_grad(grad_output, input, weight, geometry)
@@ -68,7 +68,18 @@ def implementations(
         with _on_device_of(input):
             return launch_weight_grad(grad_output, input, g)
 
-    return {name: forward, f"_{name}_input_grad": input_grad, f"_{name}_weight_grad": weight_grad}
+    def backward(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
+        pages()[0].check_ranks(f"_{name}_backward", grad_output, input)
+        return input_grad(grad_output, input, weight, *geometry[:-1]), weight_grad(
+            grad_output, input, weight, *geometry
+        )
+
+    found: dict[str, Callable[..., Any]] = {
+        name: forward,
+        f"_{name}_input_grad": input_grad,
+        f"_{name}_weight_grad": weight_grad,
+    }
+    return found | ({f"_{name}_backward": backward} if hasattr(torch.ops.fastconv, f"_{name}_backward") else {})
 
 
 def _on_device_of(x: Tensor) -> Any:

@@ -13,11 +13,12 @@ void call(const char* op, const char* overload, std::array<StableIValue, kCount>
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
 }
 
-// The one gradient of three that is asked for.
-Tensor convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                            const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                            const std::vector<int64_t>& dilation, int64_t groups, int which) {
-  const bool mask[3] = {which == 0, which == 1, false};
+// The gradients of input and weight that are asked for.
+std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                               const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                                               const std::vector<int64_t>& dilation, int64_t groups, bool of_input,
+                                               bool of_weight) {
+  const bool mask[3] = {of_input, of_weight, false};
   std::array<StableIValue, 11> stack{from(grad_output),
                                      from(input),
                                      from(weight),
@@ -30,8 +31,8 @@ Tensor convolution_backward(const Tensor& grad_output, const Tensor& input, cons
                                      from(groups),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
   call("aten::convolution_backward", "", stack);
-  Tensor gradients[3] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};  // takes all three over
-  return gradients[which];
+  const Tensor gradients[3] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};  // takes all over
+  return {gradients[0], gradients[1]};
 }
 
 }  // namespace
@@ -49,13 +50,20 @@ Tensor aten_convolution(const Tensor& input, const Tensor& weight, const std::op
 Tensor aten_convolution_input_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                                    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                    const std::vector<int64_t>& dilation, int64_t groups) {
-  return convolution_backward(grad_output, input, weight, stride, padding, dilation, groups, 0);
+  return convolution_backward(grad_output, input, weight, stride, padding, dilation, groups, true, false).first;
 }
 
 Tensor aten_convolution_weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                                     const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                     const std::vector<int64_t>& dilation, int64_t groups) {
-  return convolution_backward(grad_output, input, weight, stride, padding, dilation, groups, 1);
+  return convolution_backward(grad_output, input, weight, stride, padding, dilation, groups, false, true).second;
+}
+
+std::pair<Tensor, Tensor> aten_convolution_backward(const Tensor& grad_output, const Tensor& input,
+                                                    const Tensor& weight, const std::vector<int64_t>& stride,
+                                                    const std::vector<int64_t>& padding,
+                                                    const std::vector<int64_t>& dilation, int64_t groups) {
+  return convolution_backward(grad_output, input, weight, stride, padding, dilation, groups, true, true);
 }
 
 void aten_matrix_product(const Tensor& a, const Tensor& b, const Tensor& result) {

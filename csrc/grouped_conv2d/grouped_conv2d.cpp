@@ -98,4 +98,26 @@ Tensor weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor&
       aten_convolution_weight_grad(unshuffled(grad_output, p), input, weight, stride, padding, dilation, groups));
 }
 
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                    const Pair& stride, const Pair& padding, const Pair& dilation, int64_t groups,
+                                    int64_t shuffle, bool deterministic, Kernel input_kernel, Kernel weight_kernel) {
+  const char* op = "_grouped_conv2d_backward";
+  check_ranks(op, grad_output, input);
+  if (input.dim() == 3) {
+    const auto [grad_input, grad_weight] =
+        backward(batched(grad_output), batched(input), weight, stride, padding, dilation, groups, shuffle,
+                 deterministic, input_kernel, weight_kernel);
+    return {unbatched(grad_input), grad_weight};
+  }
+  const Params p = check_geometry(op, input, weight, stride, padding, dilation, groups, shuffle);
+  check_grad_output(op, grad_output, input, p);
+  if (!is_served_by_torch(input_kernel, p) || !is_served_by_torch(weight_kernel, p))
+    return {input_grad(grad_output, input, weight, stride, padding, dilation, groups, shuffle, input_kernel),
+            weight_grad(grad_output, input, weight, stride, padding, dilation, groups, shuffle, deterministic,
+                        weight_kernel)};
+  const auto [grad_input, grad_weight] =
+      aten_convolution_backward(unshuffled(grad_output, p), input, weight, stride, padding, dilation, groups);
+  return {torch::stable::contiguous(grad_input, memory_format(p.layout)), torch::stable::contiguous(grad_weight)};
+}
+
 }  // namespace fastconv::grouped_conv2d

@@ -125,7 +125,7 @@ bool weight_grad_is_slower(const Params& p) {
   if (p.kernel_h * p.kernel_w == 1) return !is_16_bit(p) && widest_group(p) > 64 && pixels < 64;
   const bool nchw = p.layout == Layout::nchw, small = pixels < 200, strided = p.stride_h * p.stride_w > 1;
   if (is_16_bit(p)) return small && (!nchw || strided || widest_group(p) > 128);
-  return !nchw || small;
+  return !nchw || small || widest_group(p) >= 64;
 }
 
 const Kernel kForward = {run_forward, forward_is_slower};
@@ -149,6 +149,13 @@ Tensor weight_grad_cpu(const Tensor& grad_output, const Tensor& input, const Ten
                        const Pair& padding, const Pair& dilation, int64_t groups, int64_t shuffle, bool deterministic) {
   return weight_grad(grad_output, input, weight, stride, padding, dilation, groups, shuffle, deterministic,
                      kWeightGrad);
+}
+
+std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                        const Pair& stride, const Pair& padding, const Pair& dilation, int64_t groups,
+                                        int64_t shuffle, bool deterministic) {
+  return backward(grad_output, input, weight, stride, padding, dilation, groups, shuffle, deterministic, kInputGrad,
+                  kWeightGrad);
 }
 
 }  // namespace
@@ -201,4 +208,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   m.impl("grouped_conv2d", TORCH_BOX(&forward_cpu));
   m.impl("_grouped_conv2d_input_grad", TORCH_BOX(&input_grad_cpu));
   m.impl("_grouped_conv2d_weight_grad", TORCH_BOX(&weight_grad_cpu));
+  m.impl("_grouped_conv2d_backward", TORCH_BOX(&backward_cpu));
 }

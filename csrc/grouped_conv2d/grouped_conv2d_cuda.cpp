@@ -67,6 +67,13 @@ Tensor weight_grad_cuda(const Tensor& grad_output, const Tensor& input, const Te
                      {run_weight_grad, is_slower_than_torch});
 }
 
+std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                         const Pair& stride, const Pair& padding, const Pair& dilation, int64_t groups,
+                                         int64_t shuffle, bool deterministic) {
+  return backward(grad_output, input, weight, stride, padding, dilation, groups, shuffle, deterministic,
+                  {run_input_grad, is_slower_than_torch}, {run_weight_grad, is_slower_than_torch});
+}
+
 }  // namespace
 }  // namespace fastconv::grouped_conv2d
 
@@ -74,4 +81,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastconv, FASTCONV_DEVICE_KEY, m) {
   m.impl("grouped_conv2d", TORCH_BOX(&fastconv::grouped_conv2d::forward_cuda));
   m.impl("_grouped_conv2d_input_grad", TORCH_BOX(&fastconv::grouped_conv2d::input_grad_cuda));
   m.impl("_grouped_conv2d_weight_grad", TORCH_BOX(&fastconv::grouped_conv2d::weight_grad_cuda));
+  m.impl("_grouped_conv2d_backward", TORCH_BOX(&fastconv::grouped_conv2d::backward_cuda));
 }

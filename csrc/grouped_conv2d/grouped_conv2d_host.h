@@ -1,5 +1,7 @@
 // Tensors -> Params: the argument checks, shapes and allocations of grouped_conv2d, shared by every device.
 #pragma once
+#include <tuple>
+
 #include "common/convolution_host.h"
 #include "grouped_conv2d/grouped_conv2d.h"
 
@@ -23,5 +25,10 @@ Tensor input_grad(const Tensor& grad_output, const Tensor& input, const Tensor& 
 Tensor weight_grad(const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Pair& stride,
                    const Pair& padding, const Pair& dilation, int64_t groups, int64_t shuffle, bool deterministic,
                    Kernel kernel);
+
+// Both gradients: one call of torch's where it serves both, for which it changes layouts once.
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                    const Pair& stride, const Pair& padding, const Pair& dilation, int64_t groups,
+                                    int64_t shuffle, bool deterministic, Kernel input_kernel, Kernel weight_kernel);
 
 }  // namespace fastconv::grouped_conv2d

@@ -18,7 +18,12 @@ from . import _C  # noqa: F401
 
 OPERATORS = {
     "depthwise_conv2d": ("depthwise_conv2d", "_depthwise_conv2d_input_grad", "_depthwise_conv2d_weight_grad"),
-    "grouped_conv2d": ("grouped_conv2d", "_grouped_conv2d_input_grad", "_grouped_conv2d_weight_grad"),
+    "grouped_conv2d": (
+        "grouped_conv2d",
+        "_grouped_conv2d_input_grad",
+        "_grouped_conv2d_weight_grad",
+        "_grouped_conv2d_backward",
+    ),
     "deform_conv2d": ("deform_conv2d", "_deform_conv2d_input_grad", "_deform_conv2d_weight_grad"),
     "channel_shuffle": ("channel_shuffle", "concat_shuffle", "_concat_shuffle_input_grad"),
     "split_attention": (

@@ -76,6 +76,12 @@ def _register_convolution(name: str, *, channels_together: bool) -> None:
 # A shard of a grouped convolution's channels would need a number of groups of its own, which no rule can give it.
 _register_convolution("depthwise_conv2d", channels_together=False)
 _register_convolution("grouped_conv2d", channels_together=True)
+_register(
+    "_grouped_conv2d_backward",
+    lambda grad_output, *_: (
+        [((Shard(0), Partial()), {"grad_output": Shard(0), "input": Shard(0)})] if grad_output.ndim == 4 else []
+    ),
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

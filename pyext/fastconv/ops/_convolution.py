@@ -211,12 +211,18 @@ def register_convolution(
     input_grad_vmap: Callable[..., tuple],
     weight_grad_vmap: Callable[..., tuple],
     in_order_of_weight: Callable[..., Tensor] = lambda by_channel, *more: by_channel,
+    *,
+    has_backward: bool = False,
 ) -> Operators:
     """Registers fakes, derivatives, autocast, vmap and FLOPs of an operator and its two gradients, whose schemas are
 
         name(input, weight, bias, *geometry, activation, *more) -> Tensor
         _name_input_grad(grad_output, input, weight, *geometry, *more) -> Tensor
         _name_weight_grad(grad_output, input, weight, *geometry, *more, deterministic) -> Tensor
+
+    and, if it `has_backward`, of both gradients in one call
+
+        _name_backward(grad_output, input, weight, *geometry, *more, deterministic) -> (Tensor, Tensor)
 
     `check` takes the name for errors and the arguments of the first, with a 4-d input. `in_order_of_weight` takes a
     value for each channel of the output, and `more`, and gives them in the order of the weight's rows.
@@ -245,6 +251,10 @@ def register_convolution(
         grad_input = _empty_feature_map(input, batched.shape, suggest_channels_last(batched))
         return grad_input if input.dim() == 4 else grad_input.squeeze(0)
 
+    def backward_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
+        check_ranks(f"_{name}_backward", grad_output, input)
+        return input_grad_fake(grad_output, input, weight), weight_grad_fake(grad_output, input, weight)
+
     def weight_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
         check_ranks(f"_{name}_weight_grad", grad_output, input)
         return torch.empty(weight.shape, dtype=input.dtype, device=input.device)
@@ -261,9 +271,15 @@ def register_convolution(
         input, weight, *_ = ctx.saved_tensors
         grad = activation_grad(ctx, grad)
         needs: tuple[bool, ...] = ctx.needs_input_grad  # of the arguments that were passed
+        if has_backward and needs[0] and needs[1]:
+            grads = both_grads(grad, input, weight, *ctx.geometry, _deterministic())
+        else:
+            grads = (
+                input_grad(grad, input, weight, *ctx.geometry) if needs[0] else None,
+                weight_grad(grad, input, weight, *ctx.geometry, _deterministic()) if needs[1] else None,
+            )
         return (
-            input_grad(grad, input, weight, *ctx.geometry) if needs[0] else None,
-            weight_grad(grad, input, weight, *ctx.geometry, _deterministic()) if needs[1] else None,
+            *grads,
             bias_grad(grad, ctx.geometry) if len(needs) > 2 and needs[2] else None,
             *[None] * (len(ctx.geometry) + 1),
         )
@@ -321,6 +337,29 @@ def register_convolution(
             *[None] * (len(ctx.geometry) + 1),
         )
 
+    def both_grads_setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        grad_output, input, weight, *ctx.geometry, _ = inputs
+        ctx.save_for_backward(grad_output, input, weight)
+
+    def both_grads_backward(ctx: Any, of_input: Tensor, of_weight: Tensor) -> tuple:
+        """Each argument has a part in both gradients; the gradient of the input does not depend on the input, nor that
+        of the weight on the weight."""
+        grad_output, input, weight = ctx.saved_tensors
+        needs_grad_output, needs_input, needs_weight, *_ = ctx.needs_input_grad
+        return (
+            linear(of_input, weight, ctx.geometry) + linear(input, of_weight, ctx.geometry)
+            if needs_grad_output
+            else None,
+            input_grad(grad_output, input, of_weight, *ctx.geometry) if needs_input else None,
+            weight_grad(grad_output, of_input, weight, *ctx.geometry, _deterministic()) if needs_weight else None,
+            *[None] * (len(ctx.geometry) + 1),
+        )
+
+    def both_grads_vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        grad_input, input_dim = input_grad_vmap(info, in_dims[:-1], *args[:-1])
+        grad_weight, weight_dim = weight_grad_vmap(info, in_dims, *args)
+        return (grad_input, grad_weight), (input_dim, weight_dim)
+
     def filled_conv_vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         args = (*args, *(None, *defaults)[len(args) - 2 :])
         return conv_vmap(info, (*in_dims, *[None] * (len(args) - len(in_dims))), *args)
@@ -329,11 +368,16 @@ def register_convolution(
         return 2 * output_numel * math.prod(weight_shape[1:])  # a multiply-add is two, as in torch's own formulas
 
     library = torch.library
-    for operator, fake_rule, backward_rule, setup, vmap in (
+    rules: list[tuple[str, Any, Any, Any, Any]] = [
         (name, fake, backward, setup_context, filled_conv_vmap),
         (f"_{name}_input_grad", input_grad_fake, input_grad_backward, input_grad_setup_context, input_grad_vmap),
         (f"_{name}_weight_grad", weight_grad_fake, weight_grad_backward, weight_grad_setup_context, weight_grad_vmap),
-    ):
+    ]
+    if has_backward:
+        rules.append(
+            (f"_{name}_backward", backward_fake, both_grads_backward, both_grads_setup_context, both_grads_vmap)
+        )
+    for operator, fake_rule, backward_rule, setup, vmap in rules:
         library.register_fake(f"fastconv::{operator}", fake_rule)
         library.register_autograd(f"fastconv::{operator}", backward_rule, setup_context=setup)
         library.register_vmap(f"fastconv::{operator}", vmap)
@@ -346,6 +390,15 @@ def register_convolution(
     @register_flop_formula([input_grad_op, weight_grad_op])
     def _(grad_output_shape, input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
         return flops(math.prod(grad_output_shape), weight_shape)
+
+    if has_backward:
+        backward_op = getattr(torch.ops.fastconv, f"_{name}_backward")
+
+        @register_flop_formula(backward_op)
+        def _(grad_output_shape, input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+            return 2 * flops(math.prod(grad_output_shape), weight_shape)
+
+        both_grads = transformable(backward_op, both_grads_backward, both_grads_setup_context, both_grads_vmap)
 
     conv = transformable(op, backward, setup_context, filled_conv_vmap, autocast)
     input_grad = transformable(input_grad_op, input_grad_backward, input_grad_setup_context, input_grad_vmap)

@@ -201,5 +201,5 @@ def _bias_order(by_channel: Tensor, groups: int, shuffle: int) -> Tensor:
 
 
 _operators = register_convolution(
-    "grouped_conv2d", check_arguments, _conv_vmap, _input_grad_vmap, _weight_grad_vmap, _bias_order
+    "grouped_conv2d", check_arguments, _conv_vmap, _input_grad_vmap, _weight_grad_vmap, _bias_order, has_backward=True
 )

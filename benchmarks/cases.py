@@ -203,6 +203,39 @@ GROUPED_CONV2D = (
 
 
 @dataclass(frozen=True)
+class DeformCase(ConvolutionCase):
+    offset_groups: int = 1
+    mask: bool = True
+
+    @property
+    def out_channels(self) -> int:
+        return self.channels
+
+    @property
+    def groups(self) -> int:
+        return 1
+
+    @property
+    def channels_text(self) -> str:
+        return f" og{self.offset_groups} {'v2' if self.mask else 'v1'}"
+
+
+DEFORM_CONV2D = (
+    *(
+        DeformCase(
+            4, channels, size, size, (3, 3), offset_groups=offset_groups, mask=mask, quick=mask and channels == 64
+        )
+        for channels, size in ((64, 56), (128, 28), (256, 14))
+        for offset_groups in (1, 4)
+        for mask in (False, True)
+    ),
+    DeformCase(4, 128, 56, 56, (3, 3), stride=2, source="ResNet-50 conv3, first block", targeted=False),
+    DeformCase(1, 64, 100, 136, (3, 3), source="one image of a detector", targeted=False),
+    DeformCase(1, 8, 8, 8, (3, 3), source="cost of a call", targeted=False, overhead=True),
+)
+
+
+@dataclass(frozen=True)
 class ShuffleCase:
     """Parts of these channels, concatenated and shuffled; one part is a channel shuffle."""
 

@@ -30,6 +30,12 @@ EXAMPLES: dict[str, list[tuple[Callable[..., Tensor], tuple[Any, ...]]]] = {
          (rand(2, 8, 7, 9), rand(12, 4, 3, 2), rand(12))),
         (lambda x, w: fastconv.grouped_conv2d(x, w, groups=3), (rand(2, 6, 5, 4), rand(9, 2, 1, 1))),
     ],
+    "deform_conv2d": [
+        (lambda x, offset, w, b, mask: fastconv.deform_conv2d(x, offset, w, b, (2, 1), (1, 0), (2, 1), mask),
+         (rand(2, 4, 9, 8), 2 * rand(2, 24, 4, 7), rand(6, 2, 3, 2), rand(6), rand(2, 12, 4, 7))),
+        (lambda x, offset, w: fastconv.deform_conv2d(x, offset, w),
+         (rand(2, 4, 5, 6), 2 * rand(2, 18, 3, 4), rand(3, 4, 3, 3))),
+    ],
     "channel_shuffle": [
         (lambda x: fastconv.channel_shuffle(x, 3), (rand(2, 12, 5, 4),)),
         (lambda x: fastconv.channel_shuffle(x, 2), (rand(2, 6, 5),)),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from fastconv.nn import ChannelShuffle, ConcatShuffle, DepthwiseConv2d, GroupedConv2d
+import torchvision
+from fastconv.nn import ChannelShuffle, ConcatShuffle, DeformConv2d, DeformConv2dPack, DepthwiseConv2d, GroupedConv2d
 from torch import nn
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -170,6 +171,74 @@ def test_device_and_dtype_arguments(convolution: Convolution) -> None:
     module = our_conv(convolution, kernel_size=3, device="meta", dtype=torch.bfloat16)
     assert module.weight.is_meta and module.bias.dtype == torch.bfloat16
     assert module(torch.empty(2, 6, 9, 8, device="meta", dtype=torch.bfloat16)).shape == (2, 12, 7, 6)
+
+
+DEFORMABLE: list[dict[str, Any]] = [
+    {"kernel_size": 3},
+    {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0), "dilation": (2, 1), "groups": 3, "bias": False},
+]
+
+
+@pytest.mark.parametrize("arguments", DEFORMABLE, ids=["plain", "asymmetric"])
+def test_deform_conv2d_is_that_of_torchvision(arguments: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    own = torchvision.ops.DeformConv2d(6, 12, **arguments)
+    torch.manual_seed(3)
+    ours = DeformConv2d(6, 12, **arguments)
+    assert repr(ours) == repr(own)
+    assert list(ours.state_dict()) == list(own.state_dict())
+    for key, value in own.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    x = torch.randn(2, 6, 9, 12)
+    height, width = nn.Conv2d(6, 12, **arguments)(x).shape[2:]
+    taps = ours.kernel_size[0] * ours.kernel_size[1]
+    offset, mask = torch.randn(2, 4 * taps, height, width), torch.rand(2, 2 * taps, height, width)
+    for given in ((x, offset), (x, offset, mask)):
+        torch.testing.assert_close(ours(*given), own(*given), rtol=1e-5, atol=1e-5)
+    shared = DeformConv2d.from_conv(own.eval())
+    assert shared.weight is own.weight and shared.bias is own.bias and not shared.training
+    torch.testing.assert_close(shared(x, offset), own(x, offset), rtol=1e-5, atol=1e-5)
+    plain = nn.Conv2d(6, 12, **arguments)
+    torch.testing.assert_close(DeformConv2d.from_conv(plain)(x, 0 * offset), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", DEFORMABLE, ids=["plain", "asymmetric"])
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("offset_groups", [1, 2])
+def test_deform_conv2d_pack(arguments: dict[str, Any], offset_groups: int, mask: bool) -> None:
+    conv = nn.Conv2d(6, 12, **arguments)
+    pack = DeformConv2dPack.from_conv(conv, offset_groups=offset_groups, mask=mask)
+    assert pack.weight is conv.weight
+    keys = ["weight", "bias", "conv_offset.weight", "conv_offset.bias"]
+    assert list(pack.state_dict()) == [key for key in keys if key != "bias" or conv.bias is not None]
+    x = torch.randn(2, 6, 9, 12)
+    bias = 0 if conv.bias is None else conv.bias[:, None, None]
+    at_first = (conv(x) - bias) * (0.5 if mask else 1) + bias
+    torch.testing.assert_close(pack(x), at_first, rtol=1e-5, atol=1e-5)
+    nn.init.normal_(pack.conv_offset.weight, std=0.3)
+    predicted = pack.conv_offset(x)
+    samples = offset_groups * pack.kernel_size[0] * pack.kernel_size[1]
+    want = torchvision.ops.deform_conv2d(
+        x, predicted[:, : 2 * samples], conv.weight, conv.bias, pack.stride, pack.padding, pack.dilation,
+        predicted[:, 2 * samples :].sigmoid() if mask else None,
+    )  # fmt: skip
+    torch.testing.assert_close(pack(x), want, rtol=1e-4, atol=1e-4)
+    pack(x).sum().backward()
+    assert pack.conv_offset.weight.grad is not None and pack.conv_offset.weight.grad.any()
+    assert f"offset_groups={offset_groups}" in repr(pack) or offset_groups == 1
+    assert ("mask=False" in repr(pack)) != mask
+
+
+def test_errors_of_deform_conv2d() -> None:
+    with pytest.raises(ValueError, match="in_channels must be divisible by groups"):
+        DeformConv2d(4, 6, 3, groups=3)
+    with pytest.raises(ValueError, match="out_channels must be divisible by groups"):
+        DeformConv2d(6, 4, 3, groups=3)
+    with pytest.raises(ValueError, match="in_channels must be divisible by offset_groups"):
+        DeformConv2dPack(6, 4, 3, offset_groups=4)
+    for conv in (nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")):
+        with pytest.raises(ValueError, match="needs a convolution that pads with a number of zeros, got Conv2d"):
+            DeformConv2d.from_conv(conv)
 
 
 def test_channel_shuffle() -> None:

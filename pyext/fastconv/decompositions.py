@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .reference.deform_conv2d import deform_conv2d
+
 Pair = Sequence[int]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -32,6 +34,7 @@ def table() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
     functions = (
         depthwise_conv2d,
         grouped_conv2d,
+        deform_conv2d,
         channel_shuffle,
         concat_shuffle,
         split_attention_pool,

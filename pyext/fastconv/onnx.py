@@ -21,6 +21,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     functions = (
         depthwise_conv2d,
         grouped_conv2d,
+        deform_conv2d,
         channel_shuffle,
         concat_shuffle,
         split_attention_pool,
@@ -85,6 +86,26 @@ def grouped_conv2d(
 ) -> Value:
     output = _convolution(input, weight, bias, stride, padding, dilation, groups)
     return _shuffle(_activation(_opset(), output, activation), weight.shape[0], shuffle)
+
+
+def deform_conv2d(
+    input: Value,
+    offset: Value,
+    weight: Value,
+    mask: Value | None = None,
+    bias: Value | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> Value:
+    op = _opset()
+    channels, (_, group_channels, *kernel) = input.shape[1], weight.shape
+    return op.DeformConv(
+        input, weight, op.CastLike(offset, input), bias, None if mask is None else op.CastLike(mask, input),
+        strides=list(stride), pads=[padding[0], padding[1], padding[0], padding[1]], dilations=list(dilation),
+        group=channels // group_channels, offset_group=offset.shape[1] // (2 * kernel[0] * kernel[1]),
+        kernel_shape=list(kernel),
+    )  # fmt: skip
 
 
 def channel_shuffle(input: Value, groups: int) -> Value:

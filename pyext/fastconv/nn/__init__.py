@@ -6,6 +6,7 @@ The blocks that networks are made of name their parameters as torchvision or tim
 from .cbam import CBAM, LightCBAM
 from .channel_shuffle import ChannelShuffle, ConcatShuffle
 from .conv_norm import ConvNormAct, make_conv2d
+from .deform_conv2d import DeformConv2d, DeformConv2dPack
 from .dense import DenseBlock, DenseLayer, DenseTransition
 from .depthwise_conv2d import DepthwiseConv2d
 from .grouped_conv2d import GroupedConv2d
@@ -34,6 +35,8 @@ __all__ = [
     "ChannelShuffle",
     "ConcatShuffle",
     "ConvNormAct",
+    "DeformConv2d",
+    "DeformConv2dPack",
     "DenseBlock",
     "DenseLayer",
     "DenseTransition",

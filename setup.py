@@ -96,6 +96,8 @@ DEFINES = [
     ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
     ("FASTCONV_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
 ]
+if os.environ.get("FASTCONV_ONLY"):
+    DEFINES.append(("FASTCONV_SOME_OPERATORS", "1"))
 # -ffp-contract=fast is gcc's default and not clang's.
 CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden"]
 CXX_FLAGS += ["-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]

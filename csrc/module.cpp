@@ -7,6 +7,8 @@
 
 namespace py = pybind11;
 
+// A build of some operators (FASTCONV_ONLY) cannot describe the plans of the others.
+#ifndef FASTCONV_SOME_OPERATORS
 namespace {
 
 using namespace fastconv;
@@ -45,6 +47,7 @@ std::string grouped_conv2d_cuda_plan(const std::string& direction, const std::st
 }
 
 }  // namespace
+#endif
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastconv's CPU kernels and build information";
@@ -60,9 +63,11 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_capability", [] { return fastconv::isa_name(fastconv::cpu_isa()); },
       "The instruction set that the CPU kernels use: avx512, avx2 or baseline.");
+#ifndef FASTCONV_SOME_OPERATORS
   m.def("grouped_conv2d_cpu_plan", &grouped_conv2d_cpu_plan, py::arg("direction"), py::arg("dtype"),
         py::arg("geometry"), "What serves a call of grouped_conv2d on the CPU, in words.");
   m.def("grouped_conv2d_cuda_plan", &grouped_conv2d_cuda_plan, py::arg("direction"), py::arg("dtype"),
         py::arg("geometry"), py::arg("compute_capability"), py::arg("multiprocessors"), py::arg("smem_per_block"),
         py::arg("smem_per_multiprocessor"), "What _C_cuda launches for a call of grouped_conv2d, in words.");
+#endif
 }

@@ -318,3 +318,42 @@ SPLIT_ATTENTION = (
     *(SplitAttentionCase(8, 128, 28, 28, 2, 2, part=part, source="ResNeSt 2s2x, stage 2") for part in _PARTS),
     SplitAttentionCase(1, 8, 8, 8, part="pool", source="cost of a call", quick=True, overhead=True),
 )
+
+
+@dataclass(frozen=True)
+class CbamCase:
+    """One of CBAM's operators on a map of this size."""
+
+    operator: str  # channel_pool, average_max_pool, spatial_gate
+    batch: int
+    channels: int
+    height: int
+    width: int
+    source: str = ""
+    quick: bool = False
+    overhead: bool = False  # small enough that the cost of a call is what is measured
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.channels, self.height, self.width
+
+    @property
+    def name(self) -> str:
+        text = f"{'x'.join(map(str, self.shape))} {self.operator}"
+        return text + (" (one call)" if self.overhead else "")
+
+
+CBAM = (
+    *(
+        CbamCase(operator, *shape, source=source, quick=shape[1] == 256)
+        for operator in ("channel_pool", "average_max_pool", "spatial_gate")
+        for shape, source in (
+            ((8, 256, 56, 56), "CBAM-ResNet-50 stage 1"),
+            ((8, 512, 28, 28), "CBAM-ResNet-50 stage 2"),
+            ((8, 1024, 14, 14), "CBAM-ResNet-50 stage 3"),
+            ((8, 2048, 7, 7), "CBAM-ResNet-50 stage 4"),
+            ((8, 64, 56, 56), "CBAM-ResNet-18 stage 1"),
+        )
+    ),
+    CbamCase("channel_pool", 1, 8, 8, 8, source="cost of a call", quick=True, overhead=True),
+)

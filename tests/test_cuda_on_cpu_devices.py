@@ -12,7 +12,13 @@ from cuda_on_cpu import build
 
 pytestmark = pytest.mark.process
 
-FILES = ["test_depthwise_conv2d.py", "test_grouped_conv2d.py", "test_channel_shuffle.py", "test_split_attention.py"]
+FILES = [
+    "test_depthwise_conv2d.py",
+    "test_grouped_conv2d.py",
+    "test_channel_shuffle.py",
+    "test_split_attention.py",
+    "test_cbam.py",
+]
 # Every kernel runs in mode fast. The modes that see every access to memory are slow: they run those for float32 and
 # bfloat16, in both memory formats; one case that is there for torch's sake would take a quarter of their time.
 CHECKED = ["-m", "core", "-k", "against_reference and (float32 or bfloat16) and not (slice or k13_stride_multiplier2)"]

@@ -21,7 +21,9 @@ def _is_older(package: str, major: int, minor: int) -> bool:
     _is_older("triton", 3, 7) and not _is_older("numpy", 2, 4),
     reason="the interpreter of Triton before 3.7 cannot run `for _ in range(tensor)` with numpy 2.4 or later",
 )
-@pytest.mark.parametrize("operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention"])
+@pytest.mark.parametrize(
+    "operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam"]
+)
 def test_triton_kernels_in_the_interpreter(operator: str) -> None:
     # Triton reads TRITON_INTERPRET when a kernel is decorated, so the process is the unit.
     run_cases(f"triton_interpreter_{operator}_cases.py", {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})

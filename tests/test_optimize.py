@@ -275,6 +275,17 @@ def test_hooks_stay(capsys) -> None:  # type: ignore[no-untyped-def]
     assert "0.conv: batch norm and relu" in report_of(outer, capsys, x)
 
 
+def test_torchvisions_shared_relu_is_fused_where_groups_are() -> None:
+    block = torchvision.models.resnet.Bottleneck(16, 4, groups=4, base_width=64).double().eval()
+    x = torch.randn(2, 16, 6, 5, dtype=torch.float64)
+    with torch.no_grad():
+        want = block(x)
+        ours = fastconv.optimize(block)
+        torch.testing.assert_close(ours(x), want)
+    assert type(ours) is fastconv.nn.Bottleneck and ours.conv2.activation == "relu"
+    assert fastconv.restore(ours) is block and torch.equal(block(x), want)
+
+
 def test_a_single_module() -> None:
     conv = nn.Conv2d(8, 8, 3, groups=8)
     ours = fastconv.optimize(conv)

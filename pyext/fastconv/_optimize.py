@@ -119,8 +119,7 @@ def _adopt(cls: type[nn.Module], old: Any, **attributes: Any) -> nn.Module:
     """A module of `cls` with the children of `old`; `attributes` are the rest of what it needs."""
     new: Any = cls.__new__(cls)
     nn.Module.__init__(new)
-    for name, child in old.named_children():
-        setattr(new, name, child)
+    new._modules.update(old._modules)
     for name, value in attributes.items():
         setattr(new, name, value)
     return new
@@ -200,6 +199,15 @@ def _shuffle_unit(old: Any) -> nn.Module | str:
     return _adopt(fnn.ShuffleUnitV2, old, stride=old.stride, join=fnn.ConcatShuffle(2))
 
 
+def _bottleneck(old: Any) -> nn.Module | str:
+    """torchvision's calls one ReLU three times; ours has one for each convolution, which can be fused."""
+    if old.conv2.groups == 1 or type(old.relu) is not nn.ReLU:
+        return ""  # nothing to gain
+    inplace = old.relu.inplace
+    rest = {"downsample": old.downsample, "se": None}
+    return _adopt(fnn.Bottleneck, old, relu1=nn.ReLU(inplace), relu2=nn.ReLU(inplace), **rest)
+
+
 def _channel_shuffle(old: Any) -> nn.Module | str:
     return fnn.ChannelShuffle(old.groups)
 
@@ -219,6 +227,7 @@ def _convolution(old: Any) -> nn.Module | str:
 _REPLACEMENTS: dict[str, Callable[[Any], nn.Module | str]] = {
     "torch.nn.modules.conv.Conv2d": _convolution,
     "torch.nn.modules.channelshuffle.ChannelShuffle": _channel_shuffle,
+    "torchvision.models.resnet.Bottleneck": _bottleneck,
     "torchvision.models.shufflenetv2.InvertedResidual": _shuffle_unit,
     "torchvision.ops.misc.SqueezeExcitation": _squeeze_excitation,
     "timm.layers.cbam.ChannelAttn": _channel_attention,

@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
             )
         self.conv1 = make_conv2d(inplanes, planes, 3, stride)
         self.bn1 = norm_layer(planes)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
         self.conv2 = make_conv2d(planes, planes, 3)
         self.bn2 = norm_layer(planes)
         self.se = attention(planes) if attention else None
@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
         return self.bn2
 
     def forward(self, input: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(input)))
+        x = self.relu1(self.bn1(self.conv1(input)))
         x = self.bn2(self.conv2(x))
         if self.se is not None:
             x = self.se(x)
@@ -89,7 +89,8 @@ class Bottleneck(nn.Module):
         self.bn2 = norm_layer(width)
         self.conv3 = make_conv2d(width, planes * self.expansion, 1)
         self.bn3 = norm_layer(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
+        # One for each call, so that `fastconv.optimize` can fuse them into the convolutions.
+        self.relu1, self.relu2, self.relu = (nn.ReLU(inplace=True) for _ in range(3))
         self.se = attention(planes * self.expansion) if attention else None
         self.downsample = downsample
 
@@ -99,8 +100,8 @@ class Bottleneck(nn.Module):
         return self.bn3
 
     def forward(self, input: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(input)))
-        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.relu1(self.bn1(self.conv1(input)))
+        x = self.relu2(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
         if self.se is not None:
             x = self.se(x)
@@ -139,7 +140,7 @@ class SplitAttentionBottleneck(nn.Module):
         self.avd_last = None if pool_first else pool
         self.conv3 = make_conv2d(width, planes * self.expansion, 1)
         self.bn3 = norm_layer(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
         self.downsample = downsample
 
     @property
@@ -148,7 +149,7 @@ class SplitAttentionBottleneck(nn.Module):
         return self.bn3
 
     def forward(self, input: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(input)))
+        x = self.relu1(self.bn1(self.conv1(input)))
         if self.avd_first is not None:
             x = self.avd_first(x)
         x = self.conv2(x)

@@ -123,6 +123,21 @@ def test_cbam_resnet_is_timms_with_such_blocks() -> None:
     torch.testing.assert_close(ours.double().eval()(x), peer.double().eval()(x), rtol=1e-9, atol=1e-9)
 
 
+def test_deformable_resnet_begins_as_a_resnet() -> None:
+    """Without offsets, and with masks of 1/2 that doubled weights make up for, it is a ResNet."""
+    plain = models.create_model("resnet50", layers=(1, 1, 1, 1), num_classes=7).double().eval()
+    ours: Any = models.create_model("deformable_resnet50", layers=(1, 1, 1, 1), num_classes=7).double().eval()
+    missing, unexpected = ours.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and len(missing) == 6 and all(".conv2.conv_offset." in key for key in missing)
+    with torch.no_grad():
+        for stage in (ours.layer2, ours.layer3, ours.layer4):
+            stage[0].conv2.weight.mul_(2)
+    x = torch.randn(2, 3, 64, 49, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), plain(x))
+    ours(x).square().sum().backward()
+    assert all(stage[0].conv2.conv_offset.weight.grad.abs().sum() > 0 for stage in (ours.layer2, ours.layer4))
+
+
 @pytest.mark.long
 def test_inception_gives_auxiliary_logits_in_training() -> None:
     peer, ours = make_peer("inception_v3", dropout=0.0), models.create_model("inception_v3", dropout=0.0)

@@ -286,6 +286,14 @@ def test_torchvisions_shared_relu_is_fused_where_groups_are() -> None:
     assert fastconv.restore(ours) is block and torch.equal(block(x), want)
 
 
+def test_deformable_convolution() -> None:
+    conv = torchvision.ops.DeformConv2d(4, 6, 3, padding=1).double()
+    x, offset = torch.randn(2, 4, 6, 5, dtype=torch.float64), torch.randn(2, 18, 6, 5, dtype=torch.float64)
+    ours = fastconv.optimize(conv)
+    assert type(ours) is fastconv.nn.DeformConv2d and ours.weight is conv.weight
+    torch.testing.assert_close(ours(x, offset), conv(x, offset))
+
+
 def test_a_single_module() -> None:
     conv = nn.Conv2d(8, 8, 3, groups=8)
     ours = fastconv.optimize(conv)

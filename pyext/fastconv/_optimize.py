@@ -199,6 +199,10 @@ def _shuffle_unit(old: Any) -> nn.Module | str:
     return _adopt(fnn.ShuffleUnitV2, old, stride=old.stride, join=fnn.ConcatShuffle(2))
 
 
+def _deformable(old: Any) -> nn.Module | str:
+    return fnn.DeformConv2d.from_conv(old)
+
+
 def _bottleneck(old: Any) -> nn.Module | str:
     """torchvision's calls one ReLU three times; ours has one for each convolution, which can be fused."""
     if old.conv2.groups == 1 or type(old.relu) is not nn.ReLU:
@@ -227,6 +231,7 @@ def _convolution(old: Any) -> nn.Module | str:
 _REPLACEMENTS: dict[str, Callable[[Any], nn.Module | str]] = {
     "torch.nn.modules.conv.Conv2d": _convolution,
     "torch.nn.modules.channelshuffle.ChannelShuffle": _channel_shuffle,
+    "torchvision.ops.deform_conv.DeformConv2d": _deformable,
     "torchvision.models.resnet.Bottleneck": _bottleneck,
     "torchvision.models.shufflenetv2.InvertedResidual": _shuffle_unit,
     "torchvision.ops.misc.SqueezeExcitation": _squeeze_excitation,

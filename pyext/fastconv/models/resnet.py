@@ -4,6 +4,7 @@ excitation, CBAM, selective kernels, ResNeSt (as in timm)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..nn import (
     BasicBlock,
     Bottleneck,
     ConvNormAct,
+    DeformConv2d,
+    DeformConv2dPack,
     SelectiveKernelBottleneck,
     SplitAttentionBottleneck,
     SqueezeExcite,
@@ -114,8 +117,11 @@ class ResNet(Network):
         return nn.Sequential(pool, make_conv2d(self._inplanes, outplanes, 1), norm)
 
     def _initialise(self, zero_init_residual: bool) -> None:
+        offsets = {module.conv_offset for module in self.modules() if isinstance(module, DeformConv2dPack)}
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if module in offsets:
+                continue  # starts from zeros
+            if isinstance(module, (nn.Conv2d, DeformConv2d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
                 nn.init.ones_(module.weight)
@@ -186,6 +192,11 @@ for _name, _layers, _stem_width in (
         f"{_name}_fast", ResNet, block=SplitAttentionBottleneck, layers=_layers, stem_width=_stem_width,
         avg_down=True, block_args={"pool_first": True},
     )  # fmt: skip
+
+# Deformable, modulated 3x3 convolutions in the last three stages (Zhu et al., "Deformable ConvNets v2", CVPR 2019).
+_deformable = {"conv2": partial(DeformConv2dPack, bias=False)}
+for _name, _layers in (("50", (3, 4, 6, 3)), ("101", (3, 4, 23, 3))):
+    register(f"deformable_resnet{_name}", ResNet, block=Bottleneck, layers=_layers, block_args=({}, *[_deformable] * 3))
 
 for _name, _radix, _groups, _width in (("resnest50d_4s2x40d", 4, 2, 40), ("resnest50d_1s4x24d", 1, 4, 24)):
     register(

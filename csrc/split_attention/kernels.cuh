@@ -24,6 +24,8 @@ __device__ __forceinline__ void store_elements(scalar_t* to, const acc_type<scal
   }
 }
 
+__device__ __forceinline__ int64_t pixels_of(const Params& p) { return p.height * p.width; }
+
 // Indices of channels, planes and blocks fit 32 bits; a division of 64 bits is a call of a subroutine.
 __device__ __forceinline__ int64_t divide(int64_t a, int64_t b) { return unsigned(a) / unsigned(b); }
 

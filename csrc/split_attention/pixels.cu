@@ -23,7 +23,7 @@ struct Place {
     lane = int(threadIdx.x) & (plan.lanes - 1), row = int(threadIdx.x) / plan.lanes, rows = kThreads / plan.lanes;
     width = plan.lanes * kCount;
     block_channel = of_channels * width;
-    first = tile * plan.tile_size, last = min(first + plan.tile_size, p.pixels());
+    first = tile * plan.tile_size, last = min(first + plan.tile_size, pixels_of(p));
   }
   __device__ __forceinline__ int64_t channel() const { return block_channel + lane * kCount; }
   __device__ __forceinline__ bool has_channels(const Params& p) const { return channel() < p.channels; }
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
   if (plan.tiles > 1) {
     tiles[(place.n * plan.tiles + place.tile) * p.channels + c] = sum;
   } else {
-    static_cast<scalar_t*>(p.pooled)[place.n * p.channels + c] = from_acc<scalar_t>(sum / acc_t(p.pixels()));
+    static_cast<scalar_t*>(p.pooled)[place.n * p.channels + c] = from_acc<scalar_t>(sum / acc_t(pixels_of(p)));
   }
 }
 
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
   acc_t added[kCount] = {};
   if (kInput && p.pooled && place.has_channels(p)) {
     load_elements(static_cast<const scalar_t*>(p.pooled) + place.n * p.channels + place.channel(), added);
-    UNROLL for (int j = 0; j < kCount; ++j) added[j] /= acc_t(p.pixels());
+    UNROLL for (int j = 0; j < kCount; ++j) added[j] /= acc_t(pixels_of(p));
   }
   for (int r = 0; r < p.radix; ++r) {
     acc_t weights[kCount] = {}, products[kCount] = {};
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kThreads)
     return sum;
   };
   if constexpr (kPool) {
-    static_cast<scalar_t*>(p.pooled)[i] = from_acc<scalar_t>(sum_of(0) / acc_t(p.pixels()));
+    static_cast<scalar_t*>(p.pooled)[i] = from_acc<scalar_t>(sum_of(0) / acc_t(pixels_of(p)));
   } else {
     Attention<scalar_t>(p, n, c).store_gradient(p, sum_of);
   }

@@ -20,7 +20,7 @@ struct Place {
     const int64_t plane = tiles * (kThreads / plan.lanes) + group;
     n = divide(plane, p.channels), c = plane - n * p.channels;
     first = int(tile * plan.tile_size);
-    last = inside(p) ? int(min(first + plan.tile_size, divide(p.pixels(), plan.count))) : 0;
+    last = inside(p) ? int(min(first + plan.tile_size, divide(pixels_of(p), plan.count))) : 0;
   }
   __device__ __forceinline__ bool inside(const Params& p) const { return n < p.batch; }
 };
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const acc_t sum = sum_lanes(sum_elements(sums), plan.lanes);
   if (place.lane == 0 && place.inside(p))
-    static_cast<scalar_t*>(p.pooled)[place.n * p.channels + place.c] = from_acc<scalar_t>(sum / acc_t(p.pixels()));
+    static_cast<scalar_t*>(p.pooled)[place.n * p.channels + place.c] = from_acc<scalar_t>(sum / acc_t(pixels_of(p)));
 }
 
 template <class scalar_t, int kCount>
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   const Plane<const scalar_t, kCount> grad(p, p.output, n, place.c);
   acc_t added = 0;
   if (kInput && p.pooled)
-    added = to_acc(static_cast<const scalar_t*>(p.pooled)[n * p.channels + place.c]) / acc_t(p.pixels());
+    added = to_acc(static_cast<const scalar_t*>(p.pooled)[n * p.channels + place.c]) / acc_t(pixels_of(p));
   for (int r = 0; r < p.radix; ++r) {
     const acc_t weight = kInput ? attention(r) : acc_t(0);
     const Plane<const scalar_t, kCount> x(p, p.input, n, r * p.channels + place.c);

@@ -27,7 +27,7 @@ struct Params {
   void* pooled;       // [N, C], dense; in a backward pass its gradient, which then is added to grad_input
   void* grad_logits;  // [N, radix * C], dense
 
-  constexpr int64_t pixels() const { return height * width; }
+  int64_t pixels() const { return height * width; }
 };
 
 }  // namespace fastconv::split_attention

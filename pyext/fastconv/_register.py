@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _library = torch.library.Library("fastconv", "IMPL")  # registrations last as long as this object
 
@@ -87,12 +88,20 @@ def transformable(
         setup_context(ctx, args, output)
         return output
 
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(
+            f"{op.__name__}: forward-mode derivatives are not implemented; those of reverse mode (torch.func.vjp, "
+            "jacrev) are"
+        )
+
     def autograd_function(**rules: Any) -> Any:
         return type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
 
     # A Function that torch.func can transform takes its time to call.
-    transformed = autograd_function(forward=function, setup_context=setup_context, backward=backward, vmap=vmap)
-    differentiated = autograd_function(forward=forward, backward=backward)
+    transformed = autograd_function(
+        forward=function, setup_context=setup_context, backward=backward, vmap=vmap, jvp=jvp
+    )
+    differentiated = autograd_function(forward=forward, backward=backward, jvp=jvp)
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -100,7 +109,9 @@ def transformable(
         if autocast is not None and torch._C._is_any_autocast_enabled():
             args = tuple(autocast(args))
         if not torch._C._are_functorch_transforms_active():
-            if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            # In forward mode a tensor may have a tangent, which a call below autograd would silently drop.
+            in_reverse = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+            if in_reverse or forward_ad._current_level >= 0:
                 return differentiated.apply(*args)
             with torch._C._AutoDispatchBelowAutograd():  # register_autograd's rule does the same, in 4 us more
                 return function(*args)

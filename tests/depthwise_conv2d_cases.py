@@ -102,6 +102,7 @@ CASES = [
     Case("k2_stride2", kernel=(2, 2), stride=(2, 2)),
     Case("k4", size=(10, 13), kernel=(4, 4), padding=(1, 2)),
     Case("k4x6_stride", kernel=(4, 6), stride=(2, 3), padding=(2, 3)),
+    Case("k3x7", channels=5, size=(9, 21), kernel=(3, 7), padding=(1, 3)),
     Case("k1x7", kernel=(1, 7), padding=(0, 3)),
     Case("k7x1", kernel=(7, 1), padding=(3, 0)),
     Case("k1x11", channels=3, multiplier=2, size=(4, 21), kernel=(1, 11)),

@@ -187,6 +187,15 @@ def test_large_kernels_have_fast_kernels_in_nchw(plan):
             assert got["kernel"] == "nchw" and got["size"] == 0 and got["width"] == 8
 
 
+def test_small_kernels_that_are_not_square_have_fast_kernels_in_nchw(plan):
+    for direction in (FORWARD, INPUT_GRAD, WEIGHT_GRAD):
+        for dtype in (F32, BF16):
+            got = plan(direction, dtype, False, 32, 128, 128, 256, (3, 7))
+            assert got["kernel"] == "nchw" and got["size"] == 0
+    # Of a row of 7 taps a strip of 4 x 4 or 4 x 8 taps is mostly empty.
+    assert plan(WEIGHT_GRAD, F32, False, 32, 128, 128, 256, (1, 7))["kernel"] == "generic"
+
+
 def test_gradients_in_channels_last_have_fast_kernels(plan):
     for k in (3, 5, 7):
         for pad in (k // 2, k // 2 + 1):

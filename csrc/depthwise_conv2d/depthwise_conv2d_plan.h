@@ -39,7 +39,7 @@ inline Plan fast_plan(Direction direction, const Params& p, const DeviceFacts& d
       return nchw_forward_plan(as_forward(p), device, true);
     if (direction == Direction::input_grad && has_template && p.multiplier == 1) return nchw_input_grad_plan(p, device);
     if (direction == Direction::weight_grad && has_template) return nchw_weight_grad_plan(p, device);
-    if (direction == Direction::weight_grad && stride_1 && p.kernel_h * p.kernel_w >= 36)
+    if (direction == Direction::weight_grad && stride_1 && (p.kernel_h * p.kernel_w >= 36 || fills_tap_strips(p)))
       return nchw_large_weight_grad_plan(p, device);
     return {};
   }

@@ -138,7 +138,15 @@ inline Plan nchw_weight_grad_plan(const Params& p, const DeviceFacts& device) {
   return plan;
 }
 
-// The NCHW weight gradient of large kernels: `planes` channels a block. tile.grad says how grad_output is cut.
+// Whether the strips of taps that the threads of the following plan have are at least half taps of the kernel.
+inline bool fills_tap_strips(const Params& p) {
+  const int64_t width = 16 / element_size(p.dtype);
+  const int64_t strips = ceil_div(p.kernel_h, kStripRows) * ceil_div(p.kernel_w, width);
+  return 2 * p.kernel_h * p.kernel_w >= strips * kStripRows * width;
+}
+
+// The NCHW weight gradient of large kernels, and of smaller ones that fill strips: `planes` channels a block. tile.grad
+// says how grad_output is cut.
 inline Plan nchw_large_weight_grad_plan(const Params& p, const DeviceFacts& device) {
   constexpr int kGradRows = 32, kGradColumns = 32;
   Plan plan;

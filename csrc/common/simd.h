@@ -1,6 +1,7 @@
 // Vectors of one instruction set (see isa.h): FASTCONV_VECTOR_BYTES of float or double, with loads and stores
 // that convert from and to the storage types.
 #define FASTCONV_INLINE inline __attribute__((always_inline))
+#define FASTCONV_UNROLL _Pragma("GCC unroll 64")
 
 namespace fastconv::FASTCONV_ISA {
 

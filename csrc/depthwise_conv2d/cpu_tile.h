@@ -71,8 +71,6 @@ FASTCONV_INLINE Vec<acc_t> tap_weight(const acc_t* weight, int64_t tap) {
     return broadcast(weight[tap]);
 }
 
-#define FASTCONV_UNROLL _Pragma("GCC unroll 64")
-
 template <class source_t, bool kLaneWeights, int R, int T>
 FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_type<source_t>> (&acc)[R][T]) {
   constexpr int lanes = kLanes<acc_type<source_t>>;

@@ -19,6 +19,7 @@
 // clang-format off
 #include "common/isa.h"
 #include "common/simd.h"
+#include "common/simd_planes.h"
 #include "depthwise_conv2d/cpu_pack.h"
 #include "depthwise_conv2d/cpu_tile.h"
 #include "depthwise_conv2d/cpu_correlate_nchw.h"

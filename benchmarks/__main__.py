@@ -20,7 +20,15 @@ import re
 import sys
 from pathlib import Path
 
-OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "deform_conv2d", "channel_shuffle", "split_attention", "cbam")
+OPERATORS = (
+    "depthwise_conv2d",
+    "grouped_conv2d",
+    "deform_conv2d",
+    "channel_shuffle",
+    "split_attention",
+    "cbam",
+    "deform_aggregate2d",
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -357,3 +357,40 @@ CBAM = (
     ),
     CbamCase("channel_pool", 1, 8, 8, 8, source="cost of a call", quick=True, overhead=True),
 )
+
+
+@dataclass(frozen=True)
+class AggregateCase:
+    """Of stride 1, padded to keep its size."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    groups: int
+    kernel: tuple[int, int] = (3, 3)
+    source: str = ""
+    quick: bool = False
+    overhead: bool = False  # small enough that the cost of a call is what is measured
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the operator takes after its tensors, up to the groups."""
+        return list(self.kernel), [1, 1], [self.kernel[0] // 2, self.kernel[1] // 2], [1, 1], self.groups
+
+    @property
+    def name(self) -> str:
+        text = f"{self.batch}x{self.channels}x{self.height}x{self.width} k{self.kernel[0]} g{self.groups}"
+        return text + (" (one call)" if self.overhead else "")
+
+
+DEFORM_AGGREGATE2D = (
+    AggregateCase(8, 64, 56, 56, 4, source="InternImage-T stage 1", quick=True),
+    AggregateCase(8, 128, 28, 28, 8, source="InternImage-T stage 2", quick=True),
+    AggregateCase(8, 256, 14, 14, 16, source="InternImage-T stage 3", quick=True),
+    AggregateCase(8, 512, 7, 7, 32, source="InternImage-T stage 4"),
+    AggregateCase(4, 128, 56, 56, 2, source="wide groups"),
+    AggregateCase(4, 64, 28, 28, 4, (5, 5), source="k5"),
+    AggregateCase(1, 80, 100, 160, 5, source="InternImage-S, detection, stage 2"),
+    AggregateCase(1, 16, 8, 8, 1, source="cost of a call", quick=True, overhead=True),
+)

@@ -59,4 +59,12 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("_average_max_pool_input_grad(Tensor grad_output, Tensor input, Tensor output) -> Tensor");
   m.def("spatial_gate(Tensor input, Tensor logits) -> Tensor");
   m.def("_spatial_gate_backward(Tensor grad_output, Tensor input, Tensor logits) -> (Tensor, Tensor)");
+
+  m.def(
+      "deform_aggregate2d(Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride=1, "
+      "int[2] padding=0, int[2] dilation=1, int groups=1, float offset_scale=1.0, bool remove_center=False) -> Tensor");
+  m.def(
+      "_deform_aggregate2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, "
+      "int[2] stride, int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, "
+      "bool deterministic) -> (Tensor, Tensor, Tensor)");
 }

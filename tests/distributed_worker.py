@@ -69,6 +69,11 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], list[Tensor], list[list[Any]]]] = 
         [rand(4, 6, 7, 2), rand(4, 1, 7, 2)],
         [[BATCH, BATCH], [CHANNELS, EVERYWHERE], [Shard(3), Shard(3)], [Shard(2), BATCH]],
     ),
+    "deform_aggregate2d": (
+        lambda x, offset, mask: fastconv.deform_aggregate2d(x, offset, mask, 3, padding=1, groups=2),
+        [rand(4, 6, 5, 4), rand(4, 36, 5, 4), rand(4, 18, 5, 4)],
+        [[BATCH, BATCH, BATCH], [CHANNELS, EVERYWHERE, BATCH]],
+    ),
 }
 """An operator, its tensors, and ways to shard them; the first way must not be redistributed."""
 

@@ -21,7 +21,7 @@ def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 CONVOLUTIONS = ("depthwise_conv2d", "grouped_conv2d")
-OPERATORS = (*CONVOLUTIONS, "channel_shuffle", "cbam", "split_attention")
+OPERATORS = (*CONVOLUTIONS, "channel_shuffle", "cbam", "split_attention", "deform_aggregate2d")
 
 
 def load_page(operator: str) -> Any:

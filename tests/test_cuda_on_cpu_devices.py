@@ -18,6 +18,7 @@ FILES = [
     "test_channel_shuffle.py",
     "test_split_attention.py",
     "test_cbam.py",
+    "test_deform_aggregate2d.py",
 ]
 # Every kernel runs in mode fast. The modes that see every access to memory are slow: they run those for float32 and
 # bfloat16, in both memory formats; one case that is there for torch's sake would take a quarter of their time.

@@ -53,6 +53,13 @@ EXAMPLES: dict[str, list[tuple[Callable[..., Tensor], tuple[Any, ...]]]] = {
     "channel_pool": [(lambda x: fastconv.channel_pool(x), (rand(2, 6, 5, 4),))],
     "average_max_pool": [(lambda x: fastconv.average_max_pool(x), (rand(2, 6, 5, 4),))],
     "spatial_gate": [(lambda x, logits: fastconv.spatial_gate(x, logits), (rand(2, 6, 5, 4), rand(2, 1, 5, 4)))],
+    "deform_aggregate2d": [
+        (lambda x, o, m: fastconv.deform_aggregate2d(x, o, m, (3, 2), (2, 1), (1, 0), (1, 2), groups=2),
+         (rand(2, 6, 7, 5), rand(2, 24, 4, 3), rand(2, 12, 4, 3))),
+        (lambda x, o, m: fastconv.deform_aggregate2d(
+            x, o, m, 3, padding=1, groups=2, offset_scale=1.5, remove_center=True),
+         (rand(2, 4, 5, 6), rand(2, 32, 5, 6), rand(2, 16, 5, 6))),
+    ],
 }  # fmt: skip
 """Of every operator, functions with arguments that reach each branch of what is written for it."""
 

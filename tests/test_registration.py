@@ -137,6 +137,23 @@ def _cbam_samples(name: str, device: str) -> Samples:
     return samples
 
 
+def _aggregate_samples(name: str, device: str) -> Samples:
+    samples: Samples = []
+    for channels_last, grad in itertools.product((False, True), repeat=2):
+        x = _map(2, 6, 7, 5, channels_last=channels_last, device=device).requires_grad_(grad)
+        offset = _map(2, 24, 4, 3, channels_last=channels_last, device=device).requires_grad_(grad)
+        mask = _map(2, 12, 4, 3, channels_last=channels_last, device=device).requires_grad_(grad)
+        grad_output = _map(2, 6, 4, 3, channels_last=channels_last, device=device).requires_grad_(grad)
+        geometry = ([3, 2], [2, 1], [1, 0], [1, 2], 2, 1.5, False)
+        if name.endswith("_backward"):
+            modes = (False,) if grad else (False, True)
+            samples += [(grad_output, x, offset, mask, *geometry, deterministic) for deterministic in modes]
+        else:
+            samples += [(x, offset, mask, *geometry), (x[:0], offset[:0], mask[:0], *geometry)]
+            samples += [(x, offset[:, :12], mask[:, :6], [2, 3], [2, 1], [1, 0])]  # the rest at their defaults
+    return samples
+
+
 def _samples(name: str, device: str) -> Samples:
     if "depthwise_conv2d" in name:
         return _convolution_samples(name, device, 3, (6, 1, 3, 2))
@@ -145,6 +162,8 @@ def _samples(name: str, device: str) -> Samples:
         return dense + _convolution_samples(name, device, 6, (12, 2, 3, 2), 3, 4)
     if "deform_conv2d" in name:
         return _deform_samples(name, device)
+    if "deform_aggregate2d" in name:
+        return _aggregate_samples(name, device)
     if "shuffle" in name:
         return _shuffle_samples(name, device)
     if "split_attention" in name:
@@ -177,7 +196,7 @@ def test_what_is_registered(name: str) -> None:
     assert has("Meta"), "the fake kernel"
     assert has("Autograd"), "a derivative"
     assert has("FuncTorchBatched"), "a batching rule"
-    if "conv" in name and not name.startswith("_"):  # those that compute
+    if ("conv" in name or "deform" in name) and not name.startswith("_"):  # those that compute
         assert has("AutocastCPU") and has("AutocastCUDA")
     assert getattr(torch.ops.fastconv, name) in flop_registry
 
@@ -190,6 +209,6 @@ def test_schema(name: str) -> None:
     assert not any(argument.kwarg_only for argument in schema.arguments)
     assert not schema.is_mutable
     returns = ["List[Tensor]"] if "int[] needed" in str(schema) else ["Tensor"]
-    if name.endswith("_backward"):  # both gradients in one pass
-        returns *= 2
+    if name.endswith("_backward"):  # all gradients in one pass
+        returns *= 3 if "deform" in name else 2
     assert [str(r.type) for r in schema.returns] == returns

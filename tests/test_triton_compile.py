@@ -11,7 +11,8 @@ from triton_process import requires_triton, run_cases
 @pytest.mark.process
 @requires_triton
 @pytest.mark.parametrize(
-    "operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam"]
+    "operator",
+    ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam", "deform_aggregate2d"],
 )
 def test_triton_kernels_compile(operator: str, tmp_path: Path) -> None:
     # A compiler that crashes takes its process along; a cache of its own makes it compile at all.

@@ -22,7 +22,8 @@ def _is_older(package: str, major: int, minor: int) -> bool:
     reason="the interpreter of Triton before 3.7 cannot run `for _ in range(tensor)` with numpy 2.4 or later",
 )
 @pytest.mark.parametrize(
-    "operator", ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam"]
+    "operator",
+    ["depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam", "deform_aggregate2d"],
 )
 def test_triton_kernels_in_the_interpreter(operator: str) -> None:
     # Triton reads TRITON_INTERPRET when a kernel is decorated, so the process is the unit.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam")
+OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam", "deform_aggregate2d")
 """The pages, by their operators' names."""
 
 

@@ -25,6 +25,7 @@ OPERATORS = {
         "_grouped_conv2d_backward",
     ),
     "deform_conv2d": ("deform_conv2d", "_deform_conv2d_input_grad", "_deform_conv2d_weight_grad"),
+    "deform_aggregate2d": ("deform_aggregate2d", "_deform_aggregate2d_backward"),
     "channel_shuffle": ("channel_shuffle", "concat_shuffle", "_concat_shuffle_input_grad"),
     "split_attention": (
         "split_attention_pool",

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .reference.deform_aggregate2d import deform_aggregate2d
 from .reference.deform_conv2d import deform_conv2d
 
 Pair = Sequence[int]
@@ -35,6 +36,7 @@ def table() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
         depthwise_conv2d,
         grouped_conv2d,
         deform_conv2d,
+        deform_aggregate2d,
         channel_shuffle,
         concat_shuffle,
         split_attention_pool,

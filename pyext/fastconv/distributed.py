@@ -160,3 +160,10 @@ _register_pool("channel_pool", {0: 0, 2: 2, 3: 3})
 _register_pool("average_max_pool", {0: 0, 1: 2})
 _register("spatial_gate", _gate_rules)
 _register("_spatial_gate_backward", _gate_gradient_rules)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Deformable aggregation. As for grouped_conv2d, there is no rule for channels.
+
+_register("deform_aggregate2d", _examples("input", "offset", "mask"))
+_register("_deform_aggregate2d_backward", _examples("grad_output", "input", "offset", "mask"))

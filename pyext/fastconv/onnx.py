@@ -22,6 +22,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         depthwise_conv2d,
         grouped_conv2d,
         deform_conv2d,
+        deform_aggregate2d,
         channel_shuffle,
         concat_shuffle,
         split_attention_pool,
@@ -164,3 +165,59 @@ def average_max_pool(input: Value) -> Value:
 def spatial_gate(input: Value, logits: Value) -> Value:
     op = _opset()
     return op.Mul(input, op.Sigmoid(logits))
+
+
+def deform_aggregate2d(
+    input: Value,
+    offset: Value,
+    mask: Value,
+    kernel_size: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+) -> Value:
+    """A deformable convolution with ones for weights, a filter a channel."""
+    op = _opset()
+    taps, channels = kernel_size[0] * kernel_size[1], input.shape[1]
+    offset, mask = op.CastLike(offset, input), op.CastLike(mask, input)
+    if remove_center:
+        offset, mask = (_with_center(x, groups, taps, values) for x, values in ((offset, 2), (mask, 1)))
+    if offset_scale != 1:
+        # DeformConv adds the offsets to the taps' distances d from the centre: d + o' = (d + o) * scale.
+        center = [d * (k - 1) // 2 for d, k in zip(dilation, kernel_size)]
+        distances = [
+            float(d)
+            for _ in range(groups)
+            for y in range(kernel_size[0])
+            for x in range(kernel_size[1])
+            for d in (y * dilation[0] - center[0], x * dilation[1] - center[1])
+        ]
+        moved = op.Constant(value_floats=[d * (offset_scale - 1) for d in distances])
+        moved = op.Reshape(op.CastLike(moved, input), op.Constant(value_ints=[1, -1, 1, 1]))
+        offset = op.Add(op.Mul(offset, op.CastLike(op.Constant(value_float=float(offset_scale)), input)), moved)
+    ones = op.Expand(
+        op.CastLike(op.Constant(value_float=1.0), input), op.Constant(value_ints=[channels, 1, *kernel_size])
+    )
+    pads = [padding[0], padding[1], padding[0], padding[1]]
+    return op.DeformConv(
+        input, ones, offset, None, mask, kernel_shape=list(kernel_size), strides=list(stride), pads=pads,
+        dilations=list(dilation), group=channels, offset_group=groups,
+    )  # fmt: skip
+
+
+def _with_center(value: Value, groups: int, taps: int, values: int) -> Value:
+    """[N, groups * (taps - 1) * values, H, W] with zeros for the tap in the middle."""
+    op = _opset()
+    size = op.Shape(value, start=2)
+    split = op.Reshape(value, op.Constant(value_ints=[0, groups, (taps - 1) * values, -1]))
+
+    def part(first: int, last: int) -> Value:
+        return op.Slice(split, *(op.Constant(value_ints=[i]) for i in (first, last, 2)))
+
+    before = taps // 2 * values
+    middle = op.Expand(op.CastLike(op.Constant(value_float=0.0), value), op.Shape(part(0, values)))
+    shape = op.Concat(op.Constant(value_ints=[0, groups * taps * values]), size, axis=0)
+    return op.Reshape(op.Concat(part(0, before), middle, part(before, 2 * before), axis=2), shape)

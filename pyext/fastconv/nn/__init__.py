@@ -6,6 +6,7 @@ The blocks that networks are made of name their parameters as torchvision or tim
 from .cbam import CBAM, LightCBAM
 from .channel_shuffle import ChannelShuffle, ConcatShuffle
 from .conv_norm import ConvNormAct, make_conv2d
+from .deform_aggregate2d import DCNv3, DCNv4
 from .deform_conv2d import DeformConv2d, DeformConv2dPack
 from .dense import DenseBlock, DenseLayer, DenseTransition
 from .depthwise_conv2d import DepthwiseConv2d
@@ -35,6 +36,8 @@ __all__ = [
     "ChannelShuffle",
     "ConcatShuffle",
     "ConvNormAct",
+    "DCNv3",
+    "DCNv4",
     "DeformConv2d",
     "DeformConv2dPack",
     "DenseBlock",

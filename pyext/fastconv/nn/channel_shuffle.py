@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..ops import channel_shuffle, concat_shuffle
+from ..ops.channel_shuffle import channel_shuffle
+from ..ops.concat_shuffle import concat_shuffle
 
 
 class ChannelShuffle(nn.ChannelShuffle):

@@ -2,6 +2,7 @@
 
 from .cbam import average_max_pool, channel_pool, spatial_gate
 from .channel_shuffle import channel_shuffle, concat_shuffle
+from .deform_aggregate2d import deform_aggregate2d
 from .deform_conv2d import deform_conv2d
 from .depthwise_conv2d import depthwise_conv2d
 from .grouped_conv2d import grouped_conv2d
@@ -12,6 +13,7 @@ __all__ = [
     "channel_pool",
     "channel_shuffle",
     "concat_shuffle",
+    "deform_aggregate2d",
     "deform_conv2d",
     "depthwise_conv2d",
     "grouped_conv2d",

@@ -43,10 +43,9 @@ struct Plane {
   }
 };
 
-// The sum over the threads of a plane; every thread of the block takes part.
+// The sum over the threads of a plane; every thread of the block takes part. `of_warps`: shared, one for each warp.
 template <class acc_t>
-__device__ __forceinline__ acc_t sum_lanes(acc_t value, int lanes) {
-  __shared__ acc_t of_warps[kThreads / 32];
+__device__ __forceinline__ acc_t sum_lanes(acc_t value, int lanes, acc_t* of_warps) {
   for (int apart = min(lanes, 32) / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
   if (lanes <= 32) return value;
   const int warp = int(threadIdx.x) / 32, warps = lanes / 32, first = warp / warps * warps;
@@ -69,6 +68,7 @@ template <class scalar_t, int kCount>
 __global__ void __launch_bounds__(kThreads)
     split_attention_pool_planes_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   using acc_t = acc_type<scalar_t>;
+  __shared__ acc_t of_warps[kThreads / 32];
   const Place place(p, plan);
   acc_t sums[kCount] = {};
   for (int r = 0; r < p.radix; ++r) {
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads)
       UNROLL for (int j = 0; j < kCount; ++j) sums[j] += values[j];
     }
   }
-  const acc_t sum = sum_lanes(sum_elements(sums), plan.lanes);
+  const acc_t sum = sum_lanes(sum_elements(sums), plan.lanes, of_warps);
   if (place.lane == 0 && place.inside(p))
     static_cast<scalar_t*>(p.pooled)[place.n * p.channels + place.c] = from_acc<scalar_t>(sum / acc_t(pixels_of(p)));
 }
@@ -116,6 +116,7 @@ __global__ void __launch_bounds__(kThreads)
     split_attention_backward_planes_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   using acc_t = acc_type<scalar_t>;
   DYN_SMEM(acc_t, grads);  // of the attention, [planes of the block][radix]
+  __shared__ acc_t of_warps[kThreads / 32];
   const Place place(p, plan);
   // Threads beyond the last plane have no accesses, but take part in sums.
   const int64_t n = place.inside(p) ? place.n : 0;
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     if constexpr (kLogits) {
-      const acc_t sum = sum_lanes(sum_elements(sums), plan.lanes);
+      const acc_t sum = sum_lanes(sum_elements(sums), plan.lanes, of_warps);
       if (place.lane == 0) grads[place.group * p.radix + r] = sum;
     }
   }

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.process
 FILES = [
     "test_depthwise_conv2d.py",
     "test_grouped_conv2d.py",
+    "test_deform_conv2d.py",
     "test_channel_shuffle.py",
     "test_split_attention.py",
     "test_cbam.py",

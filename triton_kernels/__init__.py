@@ -12,7 +12,15 @@ from collections.abc import Sequence
 
 import torch
 
-OPERATORS = ("depthwise_conv2d", "grouped_conv2d", "channel_shuffle", "split_attention", "cbam", "deform_aggregate2d")
+OPERATORS = (
+    "depthwise_conv2d",
+    "grouped_conv2d",
+    "deform_conv2d",
+    "channel_shuffle",
+    "split_attention",
+    "cbam",
+    "deform_aggregate2d",
+)
 """The pages, by their operators' names."""
 
 

@@ -40,7 +40,7 @@ def implementations(
         if input.dim() == 3:
             return forward(input.unsqueeze(0), weight, bias, *rest).squeeze(0)
         g = page.check_arguments(name, input, weight, bias, *rest)
-        with _on_device_of(input):
+        with on_device_of(input):
             return launch_forward(input, weight, bias, g, rest[at])
 
     def checked_geometry(op: str, grad_output: Tensor, input: Tensor, weight: Tensor, geometry: tuple) -> Any:
@@ -55,7 +55,7 @@ def implementations(
         if input.dim() == 3:
             return input_grad(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *geometry).squeeze(0)
         g = checked_geometry(op, grad_output, input, weight, geometry)
-        with _on_device_of(input):
+        with on_device_of(input):
             return launch_input_grad(grad_output, input, weight, g)
 
     def weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
@@ -65,7 +65,7 @@ def implementations(
             return weight_grad(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *geometry)
         *geometry, _ = geometry  # type: ignore[assignment]  # the sums are in a fixed order, asked for or not
         g = checked_geometry(op, grad_output, input, weight, tuple(geometry))
-        with _on_device_of(input):
+        with on_device_of(input):
             return launch_weight_grad(grad_output, input, g)
 
     def backward(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
@@ -82,6 +82,6 @@ def implementations(
     return found | ({f"_{name}_backward": backward} if hasattr(torch.ops.fastconv, f"_{name}_backward") else {})
 
 
-def _on_device_of(x: Tensor) -> Any:
+def on_device_of(x: Tensor) -> Any:
     # Triton launches on the current device. CPU tensors come from tests, which run the kernels in Triton's interpreter.
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

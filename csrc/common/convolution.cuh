@@ -7,9 +7,9 @@
 
 namespace fastconv {
 
-// Adds partial sums [splits, count], float or double, into `target` [count], in order.
+// Adds partial sums [splits, taps, count / taps], float or double, into `target` [count / taps, taps], in order.
 cudaError_t launch_add_partial_sums(ElementType dtype, const void* partial, void* target, int64_t count, int splits,
-                                    cudaStream_t stream);
+                                    cudaStream_t stream, int64_t taps = 1);
 
 // f(scalar_t()) for the element type of a call.
 template <class F>

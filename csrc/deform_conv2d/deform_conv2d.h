@@ -26,10 +26,10 @@ struct Params : Convolution2d {
   FeatureMap grad_offset;  // like offset
   FeatureMap grad_mask;    // like mask
 
-  int64_t taps() const { return kernel_h * kernel_w; }
-  int64_t group_channels() const { return channels / groups; }  // of the input
-  int64_t group_out_channels() const { return out_channels / groups; }
-  int64_t offset_group_channels() const { return channels / offset_groups; }
+  constexpr int64_t taps() const { return kernel_h * kernel_w; }
+  constexpr int64_t group_channels() const { return channels / groups; }  // of the input
+  constexpr int64_t group_out_channels() const { return out_channels / groups; }
+  constexpr int64_t offset_group_channels() const { return channels / offset_groups; }
 };
 
 }  // namespace fastconv::deform_conv2d

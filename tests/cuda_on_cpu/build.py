@@ -313,7 +313,7 @@ def build(
     sources = [Path(s).resolve() for s in cuda_sources]
     objects = [_cpp_object(folder, s, kernel_flags) for s in sources]
     if mode == "ptx":
-        nvcc_flags = ["-std=c++17", f"-arch={arch}", *extra]
+        nvcc_flags = ["-std=c++17", "--expt-relaxed-constexpr", f"-arch={arch}", *extra]
         objects += [_translated_object(folder, s, nvcc_flags, [*COMMON_FLAGS, *_cuda_include_flags()]) for s in sources]
     host_link_flags: list[str] = []
     kernel_count = len(objects)

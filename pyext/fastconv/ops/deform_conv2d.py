@@ -186,6 +186,27 @@ def check_arguments(
     return Geometry(**vars(g), groups=groups, offset_groups=offset_groups)
 
 
+def check_gradient(
+    op: str, grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *geometry: Any
+) -> Geometry:
+    g = check_arguments(op, input, offset, weight, mask, None, *geometry)
+    _check_is_map(op, "grad_output", grad_output)
+    check_grad_output(op, grad_output, input, g)
+    return g
+
+
+def check_needed(op: str, mask: Tensor | None, needed: Sequence[int]) -> None:
+    count = 2 if mask is None else 3
+    require(
+        op,
+        all(0 <= i < count and needed.count(i) == 1 for i in needed),
+        lambda: (
+            f"needed must be some of 0 input, 1 offset{'' if mask is None else ', 2 mask'}, each once, "
+            f"got ({', '.join(map(str, needed))})"
+        ),
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Fake kernels: shapes, dtypes and strides without data
 
@@ -203,34 +224,19 @@ def _(input, offset, weight, mask=None, bias=None, stride=(1, 1), padding=(0, 0)
     )  # fmt: skip
 
 
-def _check_gradient(
-    op: str, grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *geometry: Any
-) -> None:
-    g = check_arguments(op, input, offset, weight, mask, None, *geometry)
-    _check_is_map(op, "grad_output", grad_output)
-    check_grad_output(op, grad_output, input, g)
-
-
 @torch.library.register_fake("fastconv::_deform_conv2d_input_grad")
 def _(grad_output, input, offset, weight, mask, stride, padding, dilation, needed, deterministic):  # type: ignore[no-untyped-def]
     op = "_deform_conv2d_input_grad"
-    _check_gradient(op, grad_output, input, offset, weight, mask, stride, padding, dilation)
-    inputs = [input, offset] if mask is None else [input, offset, mask]
-    require(
-        op,
-        all(0 <= i < len(inputs) and needed.count(i) == 1 for i in needed),
-        lambda: (
-            f"needed must be some of 0 input, 1 offset{'' if mask is None else ', 2 mask'}, each once, "
-            f"got ({', '.join(map(str, needed))})"
-        ),
-    )
+    check_gradient(op, grad_output, input, offset, weight, mask, stride, padding, dilation)
+    check_needed(op, mask, needed)
+    inputs = (input, offset, mask)
     return [_empty_map_like(inputs[i]) for i in needed]
 
 
 @torch.library.register_fake("fastconv::_deform_conv2d_weight_grad")
 def _(grad_output, input, offset, weight, mask, stride, padding, dilation, deterministic):  # type: ignore[no-untyped-def]
     op = "_deform_conv2d_weight_grad"
-    _check_gradient(op, grad_output, input, offset, weight, mask, stride, padding, dilation)
+    check_gradient(op, grad_output, input, offset, weight, mask, stride, padding, dilation)
     return torch.empty(weight.shape, dtype=input.dtype, device=input.device)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import triton.language as tl
 import triton_interpreter  # noqa: F401  (repairs the interpreter)
-from deform_conv2d_cases import DTYPES, Case, Sample, assert_results, expected, make_sample, place
+from deform_conv2d_cases import Case, Sample, assert_results, expected, make_sample, place
 from fastconv.ops.deform_conv2d import check_arguments
 from fastconv.triton_kernels import deform_conv2d as kernels
 
@@ -69,15 +69,14 @@ def run(sample: Sample, case: Case, plans: bool, deterministic: bool = False) ->
 
 
 @pytest.mark.parametrize("layout", SLICES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_geometry(case: Case, dtype: str, layout: str) -> None:
-    sample, exact, magnitude = expected(case, dtype)
+def test_geometry(case: Case, layout: str) -> None:
+    sample, exact, magnitude = expected(case, "float64")
     actual = run(place(sample, "cpu", layout), case, plans=case.batch > 0)
     assert_results(actual, case, exact, magnitude)
 
 
-@pytest.mark.parametrize("dtype", [name for name in DTYPES if name not in ("float64", "float32")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16_offsets"])
 @pytest.mark.parametrize("case", [CASES[0], *WIDE], ids=str)
 def test_low_precision(case: Case, dtype: str) -> None:
     sample, exact, magnitude = expected(case, dtype)

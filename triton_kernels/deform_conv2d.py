@@ -103,11 +103,12 @@ def _multiply(a, b, sums, DOT: tl.constexpr):
         return sums + tl.sum(a[:, :, None] * b[None, :, :], axis=1)
 
 
-# Sizes that change from layer to layer must not each compile a kernel of their own.
+# Sizes that change from layer to layer must not each compile a kernel of their own. Not among them are those that make
+# addresses multiples of 16 bytes, or do not.
 _SIZES = [
-    *("sources", "results", "run", "d_channels", "height", "width", "out_height", "out_width", "padding_h"),
-    *("padding_w", "groups", "num_pixels", "num_tiles", "tiles_per_split"),
-    *(f"stride_{map_}{axis}" for map_ in ("x", "y", "o", "m", "go", "gm", "gx") for axis in "nch"),
+    *("results", "d_channels", "height", "width", "out_height", "out_width", "padding_h", "padding_w", "groups"),
+    *("num_pixels", "num_tiles", "tiles_per_split"),
+    *(f"stride_{map_}{axis}" for map_ in ("o", "m", "go", "gm") for axis in "nch"),
 ]
 
 
@@ -363,7 +364,9 @@ def default_plan(direction: str, g: Any, dtype: torch.dtype) -> Plan:
     def block(size: int, most: int) -> int:
         return max(16, min(most, power_of_two(size))) if dot else min(8, power_of_two(size))
 
-    plan = Plan(block(pixels, 64), block(run, 32), block(results, 64), dot)
+    # A lane of 128 threads would hold so many addresses of corners that registers spill.
+    most_pixels = 32 if direction == "input_grad" else 64
+    plan = Plan(block(pixels, most_pixels), block(run, 32), block(results, 64), dot, num_warps=8)
     if direction != "weight_grad":
         return plan
     programs = g.kernel_h * g.kernel_w * ceil_div(results, plan.block_n) * ceil_div(run, plan.block_k)
@@ -464,31 +467,34 @@ def launch_input_grad(
     deterministic: bool, g: Any, plan: Plan | None = None,
 ) -> list[Tensor]:  # fmt: skip
     plan = plan or default_plan("input_grad", g, x.dtype)
-    inputs = (x, offset, mask)
+    inputs = [x, offset] if mask is None else [x, offset, mask]
     grads = {i: torch.empty_like(inputs[i], memory_format=suggest_memory_format(inputs[i])) for i in needed}
     if gy.numel() == 0 or x.numel() == 0 or not grads:
         return [grad.zero_() for grad in grads.values()]
     gy, x = readable(gy, g.channels_last), readable(x, g.channels_last)
-    sums = not_finite = units = None
+    sums: Tensor | None = None
+    fixed: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)  # what is not finite; units of 1
     if 0 in grads:
         acc_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if deterministic:
-            units = _fixed_point(gy, weight, mask, g)
-            sums, not_finite = (torch.zeros_like(grads[0], dtype=t) for t in (torch.int64, torch.float32))
+            sums = torch.zeros_like(grads[0], dtype=torch.int64)
+            fixed = torch.zeros_like(grads[0], dtype=torch.float32), _fixed_point(gy, weight, mask, g)
         else:
             sums = grads[0].zero_() if x.dtype == acc_dtype else torch.zeros_like(grads[0], dtype=acc_dtype)
     programs = ceil_div(g.batch * g.out_height * g.out_width, plan.block_p) * g.kernel_h * g.kernel_w * g.offset_groups
     _deform_conv2d_input_grad_kernel[(programs,)](
         gy, x, offset, mask, _by_group(weight, g).permute(0, 3, 1, 2).contiguous(),
-        sums, not_finite, units, grads.get(1), grads.get(2), *_sizes(g),
+        sums, *fixed, grads.get(1), grads.get(2), *_sizes(g),
         *gy.stride(), *x.stride(), *offset.stride(), *_strides(mask),
         *_strides(grads.get(0)), *_strides(grads.get(1)), *_strides(grads.get(2)),
         **_constants(g, x.dtype, plan), INDEX=_index_type(g, gy, x, offset, mask, *grads.values()),
     )  # fmt: skip
-    if units is not None:
-        grads[0].copy_(sums / units + not_finite)
-    elif sums is not None and sums is not grads[0]:
-        grads[0].copy_(sums)
+    if sums is not None:
+        not_finite, units = fixed
+        if not_finite is not None and units is not None:
+            grads[0].copy_(sums / units + not_finite)
+        elif sums is not grads[0]:
+            grads[0].copy_(sums)
     return list(grads.values())
 
 

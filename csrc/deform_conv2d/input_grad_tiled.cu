@@ -83,8 +83,9 @@ __device__ __forceinline__ float corner_weight(const float4& fraction, int k) {
   return (k / 2 ? fraction.x : 1.f - fraction.x) * (k % 2 ? fraction.y : 1.f - fraction.y);
 }
 
+// In fixed point, registers would spill with one block more.
 template <class scalar_t, bool kFixed>
-__global__ void __launch_bounds__(kMostThreads, 2)
+__global__ void __launch_bounds__(kGradThreads, kFixed ? 3 : 4)
     deform_conv2d_input_grad_tiled_kernel(const Params p, const Tile tile, const scalar_t* packed,
                                           const GradInput grad) {
   using Product = TileProduct<scalar_t, false>;

@@ -4,6 +4,7 @@
 namespace fastconv::deform_conv2d {
 
 constexpr int kMostThreads = 256;  // of a block of a tiled kernel
+constexpr int kGradThreads = 128;  // of one of the input gradient, at most
 // Bytes between the rows of a tile in shared memory, beside its elements: rows then take an odd number of 16-byte
 // units, which keeps eight rows that are read or written together in different banks.
 constexpr int kPad = 16;

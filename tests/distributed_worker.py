@@ -69,6 +69,11 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], list[Tensor], list[list[Any]]]] = 
         [rand(4, 6, 7, 2), rand(4, 1, 7, 2)],
         [[BATCH, BATCH], [CHANNELS, EVERYWHERE], [Shard(3), Shard(3)], [Shard(2), BATCH]],
     ),
+    "deform_conv2d": (
+        lambda x, offset, w, mask, b: fastconv.deform_conv2d(x, offset, w, b, padding=1, mask=mask),
+        [rand(4, 6, 5, 4), rand(4, 36, 5, 4), rand(8, 3, 3, 3), rand(4, 18, 5, 4), rand(8)],
+        [[BATCH, BATCH, EVERYWHERE, BATCH, EVERYWHERE], [CHANNELS, EVERYWHERE, WEIGHT, EVERYWHERE, WEIGHT]],
+    ),
     "deform_aggregate2d": (
         lambda x, offset, mask: fastconv.deform_aggregate2d(x, offset, mask, 3, padding=1, groups=2),
         [rand(4, 6, 5, 4), rand(4, 36, 5, 4), rand(4, 18, 5, 4)],

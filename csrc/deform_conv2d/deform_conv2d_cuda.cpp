@@ -33,7 +33,7 @@ void run(const Params& params) {
   const DeviceGuard guard(params.device_index);
   const Plan plan = choose_plan(kDirection, params, device_facts(params.device_index));
   const Tensor scratch = workspace(plan.workspace_bytes, params.device_index);
-  const NoteMemory memory = note_memory(params, scratch.data_ptr(), plan.workspace_bytes);
+  [[maybe_unused]] const NoteMemory memory = note_memory(params, scratch.data_ptr(), plan.workspace_bytes);
   const cudaStream_t stream = current_stream(params.device_index);
   if constexpr (kDirection == Direction::forward)
     check_cuda("deform_conv2d", launch_forward(params, plan, scratch.data_ptr(), stream));

@@ -163,7 +163,30 @@ _register("_spatial_gate_backward", _gate_gradient_rules)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Deformable aggregation. As for grouped_conv2d, there is no rule for channels.
+# Deformable operators: examples are independent. As for grouped_conv2d, there is no rule for channels.
+
+_register("deform_conv2d", _examples("input", "offset", "mask"))
+
+
+_of_examples = dict.fromkeys(("grad_output", "input", "offset", "mask"), Shard(0))
+_register("_deform_conv2d_weight_grad", lambda *_: [(Partial(), _of_examples)])
+
+
+@torch.library.register_torch_dispatch("fastconv::_deform_conv2d_input_grad", DTensor)
+def _(subclass: Any, function: Any, types: Any, arguments: Any, keywords: Any) -> Any:
+    """Examples where the output's gradient has them; a list of results, as above, that no rule describes."""
+    mesh, placements = arguments[0].device_mesh, arguments[0].placements
+    by_example = [place if place == Shard(0) else Replicate() for place in placements]
+    everywhere = [Replicate()] * len(by_example)
+    grad_output, input, offset, weight, mask, *rest = arguments
+    local = [
+        tensor
+        if tensor is None
+        else tensor.redistribute(mesh, everywhere if tensor is weight else by_example).to_local()
+        for tensor in (grad_output, input, offset, weight, mask)
+    ]
+    return [DTensor.from_local(grad, mesh, by_example, run_check=False) for grad in function(*local, *rest)]
+
 
 _register("deform_aggregate2d", _examples("input", "offset", "mask"))
 _register("_deform_aggregate2d_backward", _examples("grad_output", "input", "offset", "mask"))

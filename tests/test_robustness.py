@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_export import EXAMPLES
+from operator_examples import EXAMPLES
 from torch import Tensor
 
 Function = Callable[..., Tensor]
@@ -110,7 +110,7 @@ LEAK = """
 import sys
 sys.path[:0] = sys.argv[1:2]
 import torch
-from test_export import EXAMPLES
+from operator_examples import EXAMPLES
 from test_robustness import results
 
 def resident_bytes():

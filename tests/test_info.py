@@ -170,6 +170,7 @@ def test_refusal_tells_what_info_tells(package: Path) -> None:
         f"for name in {names}:\n"
         "    op = getattr(torch.ops.fastconv, name).default\n"
         "    values = {'Tensor': x, 'List[Tensor]': [x], 'int': 1, 'List[int]': [1, 1], 'str': 'none', 'bool': False}\n"
+        "    values['float'] = 1.0\n"
         "    arguments = [values.get(str(a.type)) for a in op._schema.arguments]\n"
         "    try: op.redispatch(keys, *arguments)\n"
         "    except RuntimeError as error: assert f'{name}: no CUDA kernels' in str(error), error\n"

@@ -30,6 +30,10 @@ def cases(device: str) -> Sequence[AggregateCase]:
     return [case for case in DEFORM_AGGREGATE2D if device == "cpu" or not case.overhead]
 
 
+def target_ratio(case: AggregateCase, setting: Setting) -> float:
+    return 1.0 if case.overhead else TARGET
+
+
 def prepare(case: AggregateCase, setting: Setting, copies: int, with_compile: bool) -> Problem:
     sets = [_tensors(case, setting) for _ in range(copies)]
     ops: dict[str, Op | None] = {OURS: _ours(case), "torch": _grid_sample(case), "torch.compile": None}
@@ -52,7 +56,7 @@ def prepare(case: AggregateCase, setting: Setting, copies: int, with_compile: bo
         operations=operations,
         compulsory_bytes=compulsory_bytes,
         peak_dtype=torch.float32,
-        target=1.0 if case.overhead else TARGET,
+        target=target_ratio(case, setting),
         error=_error(prepare_run(_ours(case), *sets[0])(), prepare_run(_grid_sample(case), *map(_wide, sets[0]))()),
         tolerance=TOLERANCES[setting.torch_dtype] if smooth else KINK_TOLERANCE,
         overhead_probe=probe,

@@ -47,7 +47,7 @@ class InceptionBlock(nn.Module):
     The convolutions are named as in torchvision: by their branch, with `_1`, `_2`, ... where a branch has several, and
     `a`, `b` behind that for parallel ones.
 
-    >>> block = InceptionBlock(192, {"branch1x1": [Conv(64)], "branch5x5": [Conv(48), Conv(64, 5)]})
+    ``InceptionBlock(192, {"branch1x1": [Conv(64)], "branch5x5": [Conv(48), Conv(64, 5)]})`` has two branches.
 
     Shapes: [N, in_channels, H, W] to [N, out_channels, out_h, out_w], of `out_channels` the sum over the branches.
 

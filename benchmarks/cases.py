@@ -392,5 +392,5 @@ DEFORM_AGGREGATE2D = (
     AggregateCase(4, 128, 56, 56, 2, source="wide groups"),
     AggregateCase(4, 64, 28, 28, 4, (5, 5), source="k5"),
     AggregateCase(1, 80, 100, 160, 5, source="InternImage-S, detection, stage 2"),
-    AggregateCase(1, 16, 8, 8, 1, source="cost of a call", quick=True, overhead=True),
+    AggregateCase(1, 8, 8, 8, 1, source="cost of a call", quick=True, overhead=True),
 )

@@ -73,7 +73,7 @@ def test_json_names_the_machine_and_sums_up(quick_run: tuple[Path, str]) -> None
 
 def test_text_has_a_line_for_each_row_and_a_summary(quick_run: tuple[Path, str]) -> None:
     lines = quick_run[1].splitlines()
-    assert sum(line.startswith("1x") and "(one call)" in line for line in lines) == 8
+    assert sum(line.startswith("1x8x8x8 ") and "(one call)" in line for line in lines) == 8
     assert any(line.startswith("8 rows: geometric mean of ratios") for line in lines)
 
 

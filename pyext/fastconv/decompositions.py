@@ -16,17 +16,9 @@ from torch import Tensor
 
 from .reference.deform_aggregate2d import deform_aggregate2d
 from .reference.deform_conv2d import deform_conv2d
+from .reference.depthwise_conv2d import ACTIVATIONS
 
 Pair = Sequence[int]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "hardswish": F.hardswish,
-}
 
 
 def table() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:

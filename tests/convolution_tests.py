@@ -550,23 +550,18 @@ class ConvolutionTests:
         for ours, own in zip(derivatives(self.op), derivatives(self.peer)):
             torch.testing.assert_close(ours, own, rtol=1e-9, atol=1e-9 * own.abs().max().item())
 
-    def test_forward_mode_is_refused(self, device: Device) -> None:
-        """Rather than a tangent be lost. torch.library has no place for a rule of forward mode."""
-        x, w, b, *_ = vars(place(make_sample(self.PLAIN, torch.float32), device, "nchw")).values()
-        refused = pytest.raises(
-            NotImplementedError, match=f"^{self.name}: forward-mode derivatives are not implemented"
-        )
+    @parametrize("activation", ["none", "silu"])
+    def test_forward_mode_is_that_of_torch(self, device: Device, activation: str) -> None:
+        sample = place(make_sample(self.PLAIN), device, "nchw")
+        tensors = (sample.input, sample.weight, sample.bias)
+        tangents = tuple(torch.randn_like(x) for x in tensors)
 
-        def call(x: Tensor) -> Tensor:
-            return self.function(x, w, b, *self.PLAIN.arguments())
+        def jvp(function: Any) -> Any:
+            return torch.func.jvp(
+                lambda *tensors: function(*tensors, *self.PLAIN.arguments(activation)), tensors, tangents
+            )
 
-        with refused:
-            torch.func.jvp(call, (x,), (x,))
-        with torch.autograd.forward_ad.dual_level():
-            assert torch.equal(call(x), call(x.clone().requires_grad_()))
-            for leaf, reverse in ((x, True), (x, False), (x.clone().requires_grad_(), True)):
-                with refused, torch.set_grad_enabled(reverse):
-                    call(torch.autograd.forward_ad.make_dual(leaf, x))
+        torch.testing.assert_close(jvp(self.function), jvp(self.peer))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Values that are not finite

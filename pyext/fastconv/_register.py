@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 _library = torch.library.Library("fastconv", "IMPL")  # registrations last as long as this object
 
@@ -66,6 +69,45 @@ def move_batch_dim(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
     return x.unsqueeze(to).expand(shape)
 
 
+def register_autograd(name: str, backward: Callable[..., tuple], setup_context: Callable[..., None]) -> None:
+    """As `torch.library.register_autograd`, which knows no forward mode and drops tangents: this refuses them."""
+    overload = getattr(torch.ops.fastconv, name).default
+    reverse = make_autograd_impl(overload, Info(backward, setup_context))
+
+    def rule(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(
+            isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in tree_leaves(args)
+        ):
+            raise NotImplementedError(
+                f"{name}: torch.ops.fastconv.{name} has no forward-mode derivatives, nor has compiled code; call "
+                "fastconv's public function, not compiled"
+            )
+        return reverse(keyset, *args)
+
+    _library.impl(name, rule, "Autograd", with_keyset=True)
+
+
+def _jvp_of_backward(ctx: Any, backward: Callable[..., tuple], tangents: Sequence[Tensor | None]) -> Any:
+    """Forward mode by the rule of reverse mode: J u is the gradient of v -> (J^T v) . u, which is linear in v.
+
+    It costs a backward pass more than a rule of its own would, and is right wherever second derivatives are.
+    """
+    # Without their tangents: the rule is linear in those, and is applied to them alone.
+    saved: Any = [None if x is None else forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors]
+    saved, outputs = saved[: -ctx.outputs], saved[-ctx.outputs :]
+    needs = tuple(tangent is not None for tangent in tangents)
+    rule = types.SimpleNamespace(**vars(ctx), saved_tensors=saved, needs_input_grad=needs)
+
+    def along_tangents(*cotangents: Tensor) -> Tensor:
+        pairs = zip(backward(rule, *cotangents), tangents)
+        parts = [(grad * tangent).sum() for grad, tangent in pairs if grad is not None and tangent is not None]
+        return sum(parts, start=torch.zeros((), dtype=outputs[0].dtype, device=outputs[0].device))
+
+    zeros = tuple(torch.zeros_like(output) for output in outputs)
+    derivatives = torch.func.grad(along_tangents, argnums=tuple(range(ctx.outputs)))(*zeros)
+    return derivatives if ctx.outputs > 1 else derivatives[0]
+
+
 def transformable(
     op: Any,
     backward: Callable[..., tuple],
@@ -82,25 +124,28 @@ def transformable(
     """
     function = getattr(op, "default", op)
 
+    def keep(ctx: Any, inputs: tuple, output: Any) -> None:
+        setup_context(ctx, inputs, output)
+        # A call below forward mode may have tangents.
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            outputs = output if isinstance(output, tuple) else (output,)
+            ctx.outputs = len(outputs)
+            ctx.save_for_forward(*(ctx.to_save or ()), *outputs)
+
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             output = function(*args)
-        setup_context(ctx, args, output)
+        keep(ctx, args, output)
         return output
 
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotImplementedError(
-            f"{op.__name__}: forward-mode derivatives are not implemented; those of reverse mode (torch.func.vjp, "
-            "jacrev) are"
-        )
+        return _jvp_of_backward(ctx, backward, tangents)
 
     def autograd_function(**rules: Any) -> Any:
         return type(op.__name__, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
 
     # A Function that torch.func can transform takes its time to call.
-    transformed = autograd_function(
-        forward=function, setup_context=setup_context, backward=backward, vmap=vmap, jvp=jvp
-    )
+    transformed = autograd_function(forward=function, setup_context=keep, backward=backward, vmap=vmap, jvp=jvp)
     differentiated = autograd_function(forward=forward, backward=backward, jvp=jvp)
 
     def call(*args: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, register_autocast_lower, suggest_channels_last, transformable
+from .._register import move_batch_dim, register_autocast_lower, register_autograd, suggest_channels_last, transformable
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu", "hardswish")
 
@@ -379,7 +379,7 @@ def register_convolution(
         )
     for operator, fake_rule, backward_rule, setup, vmap in rules:
         library.register_fake(f"fastconv::{operator}", fake_rule)
-        library.register_autograd(f"fastconv::{operator}", backward_rule, setup_context=setup)
+        register_autograd(operator, backward_rule, setup)
         library.register_vmap(f"fastconv::{operator}", vmap)
     autocast = register_autocast_lower(name)
 

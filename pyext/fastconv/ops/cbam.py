@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, suggest_memory_format, transformable
+from .._register import move_batch_dim, register_autograd, suggest_memory_format, transformable
 
 _gate_op = torch.ops.fastconv.spatial_gate
 _gate_backward_op = torch.ops.fastconv._spatial_gate_backward
@@ -211,7 +211,7 @@ def _register_pool(name: str, dims: list[int]) -> Callable[[Tensor], Tensor]:
         (grad_name, (grad_fake, grad_backward, grad_setup_context, grad_vmap)),
     ):
         torch.library.register_fake(f"fastconv::{operator}", rules[0])
-        torch.library.register_autograd(f"fastconv::{operator}", rules[1], setup_context=rules[2])
+        register_autograd(operator, rules[1], rules[2])
         torch.library.register_vmap(f"fastconv::{operator}", rules[3])
     register_flop_formula([op, grad_op])(_no_flops)
     input_grad = transformable(grad_op, grad_backward, grad_setup_context, grad_vmap)
@@ -275,10 +275,8 @@ def _gate_grad_vmap(info: Any, in_dims: tuple, *args: Tensor) -> tuple[tuple[Ten
     return tuple(x.unflatten(0, (info.batch_size, -1)) for x in _gate_grads(*folded)), (0, 0)
 
 
-torch.library.register_autograd("fastconv::spatial_gate", _gate_backward, setup_context=_gate_setup_context)
-torch.library.register_autograd(
-    "fastconv::_spatial_gate_backward", _gate_grad_backward, setup_context=_gate_grad_setup_context
-)
+register_autograd("spatial_gate", _gate_backward, _gate_setup_context)
+register_autograd("_spatial_gate_backward", _gate_grad_backward, _gate_grad_setup_context)
 torch.library.register_vmap("fastconv::spatial_gate", _gate_vmap)
 torch.library.register_vmap("fastconv::_spatial_gate_backward", _gate_grad_vmap)
 register_flop_formula([_gate_op, _gate_backward_op])(_no_flops)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import suggest_memory_format, transformable
+from .._register import register_autograd, suggest_memory_format, transformable
 
 _op = torch.ops.fastconv.channel_shuffle
 
@@ -89,7 +89,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return _shuffle(grad, ctx.inverse_groups), None
 
 
-torch.library.register_autograd("fastconv::channel_shuffle", _backward, setup_context=_setup_context)
+register_autograd("channel_shuffle", _backward, _setup_context)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

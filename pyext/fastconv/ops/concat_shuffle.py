@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, suggest_memory_format, transformable
+from .._register import move_batch_dim, register_autograd, suggest_memory_format, transformable
 from .channel_shuffle import channel_shuffle, check_groups, check_rank
 
 _op = torch.ops.fastconv.concat_shuffle
@@ -138,7 +138,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return _gradients(ctx, grad, ctx.needs_input_grad[0]), None
 
 
-torch.library.register_autograd("fastconv::concat_shuffle", _backward, setup_context=_setup_context)
+register_autograd("concat_shuffle", _backward, _setup_context)
 
 
 def _input_grad_setup_context(ctx: Any, inputs: tuple, output: Sequence[Tensor]) -> None:
@@ -155,10 +155,10 @@ def _input_grad_backward(ctx: Any, *grads: Tensor) -> tuple:
     return _concat(ctx.groups, *parts), None, None, None
 
 
-torch.library.register_autograd(
-    "fastconv::_concat_shuffle_input_grad",
+register_autograd(
+    "_concat_shuffle_input_grad",
     lambda ctx, grads: _input_grad_backward(ctx, *grads),
-    setup_context=_input_grad_setup_context,
+    _input_grad_setup_context,
 )
 
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 from .._register import (
     move_batch_dim,
     register_autocast_lower,
+    register_autograd,
     suggest_channels_last,
     suggest_memory_format,
     transformable,
@@ -258,7 +259,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return *(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), *[None] * len(ctx.arguments)
 
 
-torch.library.register_autograd("fastconv::deform_aggregate2d", _backward, setup_context=_setup_context)
+register_autograd("deform_aggregate2d", _backward, _setup_context)
 
 
 def _backward_setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -284,7 +285,7 @@ def _second_backward(ctx: Any, *grads: Tensor) -> tuple:
     return *(s.to(x.dtype) for s, x in zip(second, tensors)), *[None] * (len(ctx.arguments) + 1)
 
 
-torch.library.register_autograd(f"fastconv::{_BACKWARD}", _second_backward, setup_context=_backward_setup_context)
+register_autograd(_BACKWARD, _second_backward, _backward_setup_context)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

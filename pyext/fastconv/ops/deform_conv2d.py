@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, register_autocast_lower, suggest_memory_format, transformable
+from .._register import move_batch_dim, register_autocast_lower, register_autograd, suggest_memory_format, transformable
 from ..reference.deform_conv2d import deform_conv2d as reference
 from . import _convolution
 from ._convolution import (
@@ -372,15 +372,13 @@ def _filled(geometry: Sequence[Any]) -> Sequence[Any]:
 # Registration
 
 _library = torch.library
-_library.register_autograd("fastconv::deform_conv2d", _backward, setup_context=_setup_context)
-_library.register_autograd(
-    "fastconv::_deform_conv2d_input_grad",
+register_autograd("deform_conv2d", _backward, _setup_context)
+register_autograd(
+    "_deform_conv2d_input_grad",
     lambda ctx, grads: _input_grad_backward(ctx, *grads),
-    setup_context=_input_grad_setup_context,
+    _input_grad_setup_context,
 )
-_library.register_autograd(
-    "fastconv::_deform_conv2d_weight_grad", _weight_grad_backward, setup_context=_weight_grad_setup_context
-)
+register_autograd("_deform_conv2d_weight_grad", _weight_grad_backward, _weight_grad_setup_context)
 _library.register_vmap("fastconv::deform_conv2d", _vmap)
 _library.register_vmap("fastconv::_deform_conv2d_input_grad", _input_grad_vmap)
 _library.register_vmap("fastconv::_deform_conv2d_weight_grad", _weight_grad_vmap)

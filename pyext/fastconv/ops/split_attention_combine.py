@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import move_batch_dim, suggest_channels_last, transformable
+from .._register import move_batch_dim, register_autograd, suggest_channels_last, transformable
 from ._convolution import check_like_input, require, shape_text
 from .split_attention_pool import check_map, split_attention_pool
 
@@ -160,7 +160,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return grad_input, grad_logits, *[None] * (ctx.num_arguments - 2)
 
 
-torch.library.register_autograd("fastconv::split_attention_combine", _backward, setup_context=_setup_context)
+register_autograd("split_attention_combine", _backward, _setup_context)
 
 
 def _in_order_of_input(logits: Tensor, radix: int, cardinality: int) -> Tensor:
@@ -198,10 +198,10 @@ def _logits_grad_backward(ctx: Any, grad: Tensor) -> tuple:
     return (weights * x).sum(1), (weights * g).flatten(1, 2), by_logits, None, None
 
 
-torch.library.register_autograd(
-    "fastconv::_split_attention_combine_logits_grad",
+register_autograd(
+    "_split_attention_combine_logits_grad",
     _logits_grad_backward,
-    setup_context=_logits_grad_setup_context,
+    _logits_grad_setup_context,
 )
 
 
@@ -222,10 +222,10 @@ def _input_grad_backward(ctx: Any, grad: Tensor) -> tuple:
     )
 
 
-torch.library.register_autograd(
-    "fastconv::_split_attention_combine_input_grad",
+register_autograd(
+    "_split_attention_combine_input_grad",
     _input_grad_backward,
-    setup_context=_input_grad_setup_context,
+    _input_grad_setup_context,
 )
 
 
@@ -241,9 +241,7 @@ def _gradients_backward(ctx: Any, by_input: Tensor, by_logits: Tensor) -> tuple:
     return of_grad, of_input, of_logits, *rest
 
 
-torch.library.register_autograd(
-    "fastconv::_split_attention_combine_backward", _gradients_backward, setup_context=_gradients_setup_context
-)
+register_autograd("_split_attention_combine_backward", _gradients_backward, _gradients_setup_context)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._register import transformable
+from .._register import register_autograd, transformable
 from ._convolution import dtype_text, require, shape_text
 
 _op = torch.ops.fastconv.split_attention_pool
@@ -84,7 +84,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return each[:, :, None, None].expand(-1, -1, height, width), None
 
 
-torch.library.register_autograd("fastconv::split_attention_pool", _backward, setup_context=_setup_context)
+register_autograd("split_attention_pool", _backward, _setup_context)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

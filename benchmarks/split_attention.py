@@ -93,10 +93,18 @@ def kernel_calls(case: SplitAttentionCase, setting: Setting) -> list[KernelCall]
 
 
 def reduced(case: SplitAttentionCase, setting: Setting) -> tuple[SplitAttentionCase, float]:
-    """The case with fewer images for the emulator, and the share of the work that it is."""
+    """The case with fewer images, and of a large one fewer channels or, where those are neighbours in memory, fewer
+    rows, for the emulator; and the share of the work that it is."""
     image = case.radix * case.channels * case.height * case.width
-    batch = max(1, min(case.batch, EMULATED_OUTPUTS // image))
-    return dataclasses.replace(case, batch=batch), batch / case.batch
+    smaller = dataclasses.replace(case, batch=max(1, min(case.batch, EMULATED_OUTPUTS // image)))
+    if image > EMULATED_OUTPUTS and setting.layout == "nchw":
+        channels = EMULATED_OUTPUTS // (case.radix * case.height * case.width)
+        smaller = dataclasses.replace(smaller, channels=max(8, channels // 8 * 8))
+    elif image > EMULATED_OUTPUTS:
+        rows = EMULATED_OUTPUTS // (case.radix * case.channels * case.width)
+        smaller = dataclasses.replace(smaller, height=max(8, rows // 8 * 8))
+    share = smaller.batch * smaller.channels * smaller.height / (case.batch * case.channels * case.height)
+    return smaller, share
 
 
 def _tensors(case: SplitAttentionCase, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,10 +119,10 @@ def _tensors(case: SplitAttentionCase, setting: Setting) -> tuple[Tensor, Tensor
 
 def _ours(case: SplitAttentionCase) -> Op:
     from fastconv import split_attention_combine, split_attention_pool
+    from fastconv.nn.split_attention import attend
 
     def attention(x: Tensor, logits: Tensor) -> Tensor:
-        logits = split_attention_pool(x, case.radix).repeat(1, case.radix) * logits
-        return split_attention_combine(x, logits, case.radix, case.cardinality)
+        return attend(x, lambda pooled: pooled.repeat(1, case.radix) * logits, case.radix, case.cardinality)
 
     ops: dict[str, Op] = {
         "pool": lambda x, logits: split_attention_pool(x, case.radix),

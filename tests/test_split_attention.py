@@ -15,10 +15,12 @@ import torch
 from conftest import Device
 from convolution_cases import DTYPES, arrange
 from fastconv import reference
+from fastconv.ops.split_attention import joins_gradients, split_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from split_attention_cases import CASES, Case, Sample, composition, draw, expected, tolerances
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 pool_op = torch.ops.fastconv.split_attention_pool
@@ -229,6 +231,93 @@ def test_results_are_repeatable(device: Device, layout: str) -> None:
                 assert all(torch.equal(a, b) for a, b in zip(tensors, first[name])), name
     finally:
         torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pool and combine joined
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that are called, those that only make views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def logits_of(case: Case, weight: Tensor) -> Any:
+    return lambda pooled: pooled.sin().repeat(1, case.radix) * weight
+
+
+def joined(case: Case) -> Any:
+    return lambda x, weight: split_attention(x, logits_of(case, weight), *case.arguments)
+
+
+def one_by_one(case: Case) -> Any:
+    def function(x: Tensor, weight: Tensor) -> Tensor:
+        return combine_op(x, logits_of(case, weight)(pool_op(x, case.radix)), *case.arguments)
+
+    return function
+
+
+JOINED = [Case(r, 4, k, (2, 3)) for r, k in ((1, 1), (2, 1), (2, 2), (3, 4))]
+
+
+@parametrize("layout", ["nchw", "channels_last", "channels_last_slice"])
+@parametrize("case", JOINED)
+def test_gradients_of_both_joined(device: Device, case: Case, layout: str) -> None:
+    sample = draw(case, torch.float64, layout, device.type).map(lambda x: x.requires_grad_())
+    inputs = sample.input, sample.logits
+    assert joins_gradients(sample.input)
+    fast = device.is_emulated
+    assert torch.autograd.gradcheck(joined(case), inputs, fast_mode=fast, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(joined(case), inputs, fast_mode=fast)
+    for function in (joined, one_by_one):
+        with Operators() as called:
+            output = function(case)(*inputs)
+            got = torch.autograd.grad(output, inputs, sample.grad_output.detach())
+        gradients = [name.removesuffix("_") for name in called.names if name.startswith(("_split_attention", "add"))]
+        if function is joined:
+            first, output_of_joined = got, output
+            assert gradients == ["_split_attention_combine_logits_grad", "_split_attention_combine_input_grad"]
+        else:
+            assert gradients == ["_split_attention_combine_backward", "add"]
+    torch.testing.assert_close(output_of_joined, output, rtol=0, atol=0)
+    torch.testing.assert_close(first, got)
+    assert first[0].stride() == torch.empty_like(sample.input).stride()
+
+
+@parametrize("layout", ["nchw", "channels_last"])
+def test_uses_of_what_is_between_the_joined(device: Device, layout: str) -> None:
+    """The logits used elsewhere, or not made of the pool; the output unused; a gradient that is expanded."""
+    case = Case(2, 6, 3, (4, 5))
+    sample = draw(case, torch.float64, layout, device.type)
+    results = []
+    for function in (split_attention, None):
+        x, weight = sample.input.clone().requires_grad_(), sample.logits.clone().requires_grad_()
+        kept: list[Tensor] = []
+
+        def logits(pooled: Tensor, weight: Tensor = weight, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(logits_of(case, weight)(pooled))
+            return kept[-1]
+
+        def call(x: Tensor, logits: Any, function: Any = function) -> Tensor:
+            if function is not None:
+                return function(x, logits, 2, 3)
+            return combine_op(x, logits(pool_op(x, 2)), 2, 3)
+
+        output = call(x, logits)
+        apart = call(x, lambda pooled, weight=weight: weight)
+        for loss in (output.sum(), output.sum() + kept[0].square().sum(), kept[0].square().sum(), apart.cos().sum()):
+            results.append(torch.autograd.grad(loss, (x, weight), retain_graph=True))
+    half = len(results) // 2
+    for got, want in zip(results[:half], results[half:], strict=True):
+        torch.testing.assert_close(got, want)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

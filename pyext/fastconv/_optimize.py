@@ -14,8 +14,9 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from . import nn as fnn
 from . import ops
+from .nn._attention import Bottleneck
 from .nn.cbam import ChannelAttention, SpatialAttention
-from .nn.split_attention import _Bottleneck, _SelectiveKernelAttention
+from .nn.split_attention import SelectiveKernelAttention
 
 _RECORD = "_fastconv_changes"
 
@@ -127,17 +128,15 @@ def _adopt(cls: type[nn.Module], old: Any, **attributes: Any) -> nn.Module:
 
 def _split_attention(old: Any) -> nn.Module | str:
     groups = old.fc1.groups
-    return _adopt(
-        fnn.SplitAttentionConv2d, old, radix=old.radix, cardinality=groups, _bottleneck=_Bottleneck()
-    )  # fmt: skip
+    return _adopt(fnn.SplitAttentionConv2d, old, radix=old.radix, cardinality=groups, _bottleneck=Bottleneck())
 
 
 def _squeeze_excite(old: Any) -> nn.Module | str:
-    return _gated(_adopt(fnn.SqueezeExcite, old, add_maxpool=old.add_maxpool, _bottleneck=_Bottleneck()))
+    return _gated(_adopt(fnn.SqueezeExcite, old, add_maxpool=old.add_maxpool, _bottleneck=Bottleneck()))
 
 
 def _channel_attention(old: Any) -> nn.Module | str:
-    return _gated(_adopt(ChannelAttention, old))
+    return _gated(_adopt(ChannelAttention, old, _bottleneck=Bottleneck()))
 
 
 def _spatial_attention(old: Any) -> nn.Module | str:
@@ -154,9 +153,7 @@ def _gated(new: Any) -> nn.Module | str:
 
 def _selective_kernel(old: Any) -> nn.Module | str:
     new: Any = _adopt(fnn.SelectiveKernel, old, split_input=old.split_input)
-    new.attn = _adopt(
-        _SelectiveKernelAttention, old.attn, num_paths=old.attn.num_paths, _bottleneck=_Bottleneck()
-    )  # fmt: skip
+    new.attn = _adopt(SelectiveKernelAttention, old.attn, num_paths=old.attn.num_paths, _bottleneck=Bottleneck())
     return new
 
 
@@ -166,7 +163,7 @@ def _squeeze_excitation(old: Any) -> nn.Module | str:
     new: Any = fnn.SqueezeExcite.__new__(fnn.SqueezeExcite)
     nn.Module.__init__(new)
     new.fc1, new.bn, new.act, new.fc2, new.gate = old.fc1, nn.Identity(), old.activation, old.fc2, old.scale_activation
-    new.add_maxpool, new._bottleneck = False, _Bottleneck()
+    new.add_maxpool, new._bottleneck = False, Bottleneck()
     return new
 
 

@@ -6,15 +6,13 @@ LightCbamModule, and give the same results.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..ops import average_max_pool, channel_pool, spatial_gate, split_attention_combine
-from .split_attention import _activation, _divisible
-
-Layer = Callable[..., nn.Module]
+from ._attention import Bottleneck, divisible, make_activation
+from .conv_norm import Layer
 
 
 def _gate(layer: str | Layer) -> nn.Module:
@@ -42,29 +40,30 @@ class ChannelAttention(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        rd_channels = rd_channels or _divisible(channels * rd_ratio, rd_divisor, rd_divisor, most_loss=1)
+        rd_channels = rd_channels or divisible(channels * rd_ratio, rd_divisor, rd_divisor, most_loss=1)
         self.fc1 = nn.Conv2d(channels, rd_channels, 1, bias=mlp_bias, device=device, dtype=dtype)
-        self.act = _activation(act_layer)
+        self.act = make_activation(act_layer)
         self.fc2 = nn.Conv2d(rd_channels, channels, 1, bias=mlp_bias, device=device, dtype=dtype)
         self.gate = _gate(gate_layer)
+        self._bottleneck = Bottleneck()
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """[N, C, 1, 1] of the average and the maximum, [N, 2, C]: each goes through the bottleneck."""
-        each = self.fc2(self.act(self.fc1(pooled.flatten(0, 1)[:, :, None, None])))
-        return each.unflatten(0, (-1, 2)).sum(1)
+        """[N, C] of the average and the maximum, [N, 2, C]: each goes through the bottleneck."""
+        each = self._bottleneck(pooled.flatten(0, 1), self.fc1, None, self.act, self.fc2)
+        return each.unflatten(0, pooled.shape[:2]).sum(1)
 
     def forward(self, input: Tensor) -> Tensor:
         logits = self.logits(average_max_pool(input))
         if type(self.gate) is nn.Sigmoid:
-            return split_attention_combine(input, logits.flatten(1), 1)
-        return input * self.gate(logits)
+            return split_attention_combine(input, logits, 1)
+        return input * self.gate(logits)[:, :, None, None]
 
 
 class LightChannelAttention(ChannelAttention):
     """Its bottleneck sees the mean of average and maximum, once, as timm's LightChannelAttn."""
 
     def logits(self, pooled: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(pooled.mean(1)[:, :, None, None])))
+        return self._bottleneck(pooled.mean(1), self.fc1, None, self.act, self.fc2)
 
 
 class _ConvNorm(nn.Module):

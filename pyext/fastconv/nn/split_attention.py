@@ -13,16 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import split_attention_combine, split_attention_pool
+from ..ops import average_max_pool, split_attention_combine, split_attention_pool
+from ..ops.split_attention import joins_gradients, split_attention
+from ._attention import Bottleneck, divisible, make_activation
+from .conv_norm import Layer
 from .grouped_conv2d import GroupedConv2d
-
-Layer = Callable[..., nn.Module]
-
-
-def _divisible(value: float, divisor: int, least: int, most_loss: float = 0.1) -> int:
-    """The multiple of `divisor` nearest to `value`, at least `least`, not below `value` by more than `most_loss`."""
-    nearest = max(least, int(value + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < (1 - most_loss) * value else nearest
 
 
 def _conv2d(in_channels: int, out_channels: int, kernel_size: int, groups: int, **kwargs: Any) -> nn.Conv2d:
@@ -31,95 +26,11 @@ def _conv2d(in_channels: int, out_channels: int, kernel_size: int, groups: int, 
     return GroupedConv2d(in_channels, out_channels, kernel_size, groups=groups, **kwargs)
 
 
-def _activation(layer: Layer) -> nn.Module:
-    try:
-        return layer(inplace=True)
-    except TypeError:  # it has no such form
-        return layer()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The bottleneck between the pool and the attention
-
-
-class _Bottleneck:
-    """Two pointwise convolutions of [N, C], with a batch norm and an activation between them.
-
-    In training they are the modules themselves. For inference the batch norm is folded into the first convolution, so
-    that on a GPU two matrix products are all that is launched, the activation being the first one's if it is ReLU. What
-    is folded is kept until a parameter or a running statistic changes.
-    """
-
-    def __init__(self) -> None:
-        self._kept: tuple[list[Any], tuple[Tensor, ...]] | None = None
-
-    def __reduce__(self) -> tuple:  # copies keep nothing
-        return _Bottleneck, ()
-
-    def __call__(self, pooled: Tensor, reduce: nn.Module, norm: nn.Module, act: nn.Module, expand: nn.Module) -> Tensor:
-        if not self._foldable(reduce, norm, expand):
-            return expand(act(norm(reduce(pooled[:, :, None, None])))).flatten(1)
-        device = pooled.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else pooled.dtype
-        weight1, bias1, weight2, bias2 = self._folded(reduce, norm, expand, dtype)
-        groups, pooled = reduce.groups, pooled.to(dtype)
-        if groups == 1:
-            if type(act) is nn.ReLU:
-                hidden = torch._addmm_activation(bias1, pooled, weight1)
-            else:
-                hidden = act(torch.addmm(bias1, pooled, weight1))
-            return torch.addmm(bias2, hidden, weight2)
-        hidden = act(torch.baddbmm(bias1, pooled.unflatten(1, (groups, -1)).transpose(0, 1), weight1))
-        return torch.baddbmm(bias2, hidden, weight2).transpose(0, 1).flatten(1)
-
-    @staticmethod
-    def _foldable(reduce: nn.Module, norm: nn.Module, expand: nn.Module) -> bool:
-        if torch.is_grad_enabled() or norm.training or torch.compiler.is_compiling():
-            return False
-        has_statistics = type(norm) is nn.Identity or (
-            type(norm) is nn.BatchNorm2d and norm.running_mean is not None and norm.running_var is not None
-        )
-        plain = type(reduce) is nn.Conv2d and type(expand) is nn.Conv2d and has_statistics
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (reduce, norm, expand))
-        return plain and not hooked and not torch._C._are_functorch_transforms_active()
-
-    def _folded(self, reduce: Any, norm: Any, expand: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        sources = [reduce.weight, reduce.bias, expand.weight, expand.bias]
-        if type(norm) is nn.BatchNorm2d:
-            sources += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        if any(x is not None and (x.is_inference() or type(x.data) is not Tensor) for x in sources):
-            return self._fold(reduce, norm, expand, dtype)  # changes of these are not counted
-        state = [None if x is None else (x.data_ptr(), x._version, x.dtype) for x in sources]
-        if self._kept is None or self._kept[0][:2] != [dtype, state]:
-            # Aliases of the sources keep their memory, so that none that comes later can be mistaken for it.
-            aliases = [None if x is None else x.detach() for x in sources]
-            self._kept = [dtype, state, aliases], self._fold(reduce, norm, expand, dtype)
-        return self._kept[1]
-
-    @staticmethod
-    def _fold(reduce: Any, norm: Any, expand: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        wide = torch.promote_types(reduce.weight.dtype, torch.float32)
-
-        def bias_of(conv: Any) -> Tensor:
-            return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-
-        weight: Tensor = reduce.weight.to(wide).flatten(1)
-        bias: Tensor = bias_of(reduce).to(wide)
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None and norm.running_var is not None  # see _foldable
-            scale = torch.rsqrt(norm.running_var.to(wide) + norm.eps)
-            scale = scale if norm.weight is None else scale * norm.weight.to(wide)
-            weight, bias = weight * scale[:, None], (bias - norm.running_mean.to(wide)) * scale
-            bias = bias if norm.bias is None else bias + norm.bias.to(wide)
-
-        def of_groups(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-            weight, bias = weight.to(dtype), bias.to(dtype)
-            if reduce.groups == 1:
-                return weight.t(), bias
-            each = (reduce.groups, -1)
-            return weight.unflatten(0, each).transpose(1, 2), bias.unflatten(0, each).unsqueeze(1)
-
-        return *of_groups(weight, bias), *of_groups(expand.weight.flatten(1), bias_of(expand))
+def attend(x: Tensor, logits_of: Callable[[Tensor], Tensor], radix: int, cardinality: int = 1) -> Tensor:
+    """The splits of x, weighted by the logits that are made of their pool: two reads of x, and two of gradients."""
+    if joins_gradients(x):
+        return split_attention(x, logits_of, radix, cardinality)
+    return split_attention_combine(x, logits_of(split_attention_pool(x, radix)), radix, cardinality)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,7 +74,7 @@ class SplitAttention(nn.Module):
     def _width(channels: int, radix: int, rd_ratio: float, rd_channels: int | None, rd_divisor: int) -> int:
         if rd_channels is not None:
             return rd_channels * radix
-        return _divisible(channels * radix * rd_ratio, rd_divisor, 32)
+        return divisible(channels * radix * rd_ratio, rd_divisor, 32)
 
     def _add_attention(
         self,
@@ -178,17 +89,15 @@ class SplitAttention(nn.Module):
         self.radix, self.cardinality = radix, groups
         self.fc1 = nn.Conv2d(channels, width, 1, groups=groups, **kwargs)
         self.bn1 = norm_layer(width, **kwargs) if norm_layer else nn.Identity()
-        self.act1 = _activation(act_layer)
+        self.act1 = make_activation(act_layer)
         self.fc2 = nn.Conv2d(width, channels * radix, 1, groups=groups, **kwargs)
-        self._bottleneck = _Bottleneck()
+        self._bottleneck = Bottleneck()
 
-    def attend(self, x: Tensor) -> Tensor:
-        pooled = split_attention_pool(x, self.radix)
-        logits = self._bottleneck(pooled, self.fc1, self.bn1, self.act1, self.fc2)
-        return split_attention_combine(x, logits, self.radix, self.cardinality)
+    def logits(self, pooled: Tensor) -> Tensor:
+        return self._bottleneck(pooled, self.fc1, self.bn1, self.act1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attend(x)
+        return attend(x, self.logits, self.radix, self.cardinality)
 
 
 class SplitAttentionConv2d(SplitAttention):
@@ -237,12 +146,12 @@ class SplitAttentionConv2d(SplitAttention):
         )  # fmt: skip
         self.bn0 = norm_layer(out_channels * radix, **made) if norm_layer else nn.Identity()
         self.drop = drop_layer() if drop_layer else nn.Identity()
-        self.act0 = _activation(act_layer)
+        self.act0 = make_activation(act_layer)
         width = self._width(in_channels, radix, rd_ratio, rd_channels, rd_divisor)
         self._add_attention(out_channels, radix, groups, width, act_layer, norm_layer, **made)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attend(self.act0(self.drop(self.bn0(self.conv(x)))))
+        return super().forward(self.act0(self.drop(self.bn0(self.conv(x)))))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,23 +193,24 @@ class SqueezeExcite(nn.Module):
         if isinstance(gate_layer, str) and gate_layer not in gates:
             raise ValueError(f"SqueezeExcite: gate_layer must be a class, {' or '.join(gates)}, got {gate_layer!r}")
         made: dict[str, Any] = {"device": device, "dtype": dtype}
-        width = rd_channels or _divisible(channels * rd_ratio, rd_divisor, rd_divisor, most_loss=1.0)
+        width = rd_channels or divisible(channels * rd_ratio, rd_divisor, rd_divisor, most_loss=1.0)
         self.add_maxpool = add_maxpool
         self.fc1 = nn.Conv2d(channels, width, 1, bias=bias, **made)
         self.bn = norm_layer(width, **made) if norm_layer else nn.Identity()
-        self.act = _activation(act_layer)
+        self.act = make_activation(act_layer)
         self.fc2 = nn.Conv2d(width, channels, 1, bias=bias, **made)
         self.gate = gates.get(gate_layer, gate_layer)()  # type: ignore[operator]
-        self._bottleneck = _Bottleneck()
+        self._bottleneck = Bottleneck()
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        return self._bottleneck(pooled, self.fc1, self.bn, self.act, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = split_attention_pool(x, 1)
-        if self.add_maxpool:
-            pooled = 0.5 * pooled + 0.5 * x.amax((2, 3))
-        logits = self._bottleneck(pooled, self.fc1, self.bn, self.act, self.fc2)
-        if type(self.gate) is nn.Sigmoid:
-            return split_attention_combine(x, logits, 1)
-        return x * self.gate(logits)[:, :, None, None]
+        fused = type(self.gate) is nn.Sigmoid
+        if fused and not self.add_maxpool:
+            return attend(x, self.logits, 1)
+        logits = self.logits(average_max_pool(x).mean(1) if self.add_maxpool else split_attention_pool(x, 1))
+        return split_attention_combine(x, logits, 1) if fused else x * self.gate(logits)[:, :, None, None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -324,14 +234,14 @@ class _ConvNormAct(nn.Module):
         )  # fmt: skip
         self.bn = norm_layer(out_channels, **kwargs)
         self.drop = drop_layer() if drop_layer else nn.Identity()
-        self.act = _activation(act_layer)
+        self.act = make_activation(act_layer)
         self.aa = aa_layer(channels=out_channels, stride=stride, **kwargs) if aa_layer and blurs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.aa(self.act(self.drop(self.bn(self.conv(x)))))
 
 
-class _SelectiveKernelAttention(nn.Module):
+class SelectiveKernelAttention(nn.Module):
     def __init__(self, channels: int, num_paths: int, width: int, **kwargs: Any) -> None:
         super().__init__()
         self.num_paths = num_paths
@@ -339,13 +249,13 @@ class _SelectiveKernelAttention(nn.Module):
         self.bn = nn.BatchNorm2d(width, **kwargs)
         self.act = nn.ReLU(inplace=True)
         self.fc_select = nn.Conv2d(width, channels * num_paths, 1, bias=False, **kwargs)
-        self._bottleneck = _Bottleneck()
+        self._bottleneck = Bottleneck()
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        return self._bottleneck(pooled, self.fc_reduce, self.bn, self.act, self.fc_select)
 
     def forward(self, paths: Sequence[Tensor]) -> Tensor:
-        x = torch.cat(tuple(paths), 1)
-        pooled = split_attention_pool(x, self.num_paths)
-        logits = self._bottleneck(pooled, self.fc_reduce, self.bn, self.act, self.fc_select)
-        return split_attention_combine(x, logits, self.num_paths)
+        return attend(torch.cat(tuple(paths), 1), self.logits, self.num_paths)
 
 
 class SelectiveKernel(nn.Module):
@@ -409,8 +319,8 @@ class SelectiveKernel(nn.Module):
             )
             for size in sizes
         )  # fmt: skip
-        width = rd_channels or _divisible(out_channels * rd_ratio, rd_divisor, rd_divisor)
-        self.attn = _SelectiveKernelAttention(out_channels, len(sizes), width, **made)
+        width = rd_channels or divisible(out_channels * rd_ratio, rd_divisor, rd_divisor)
+        self.attn = SelectiveKernelAttention(out_channels, len(sizes), width, **made)
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = x.chunk(len(self.paths), 1) if self.split_input else [x] * len(self.paths)

@@ -80,8 +80,10 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple:
     height, width = ctx.size
-    each = (grad / (height * width)).repeat(1, ctx.radix)
-    return each[:, :, None, None].expand(-1, -1, height, width), None
+    each = grad / (height * width)
+    if ctx.radix > 1:
+        each = torch.cat([each] * ctx.radix, 1)
+    return each.unsqueeze(-1).unsqueeze(-1).expand(-1, -1, height, width), None
 
 
 register_autograd("split_attention_pool", _backward, _setup_context)

@@ -14,6 +14,7 @@
 // clang-format off
 #include "common/isa.h"
 #include "common/simd.h"
+#include "common/simd_groups.h"
 // clang-format on
 
 namespace fastconv::cbam::FASTCONV_ISA {
@@ -28,10 +29,24 @@ using Mask = decltype(Vec<acc_t>{} == Vec<acc_t>{});
 template <class acc_t>
 constexpr acc_t kLowest = -static_cast<acc_t>(__builtin_inf());
 
-// NaN is greater than every number, as in torch.
-template <class acc_t>
+// NaN is greater than every number, as in torch. Without `kNaN` it is nothing, which is one instruction instead of
+// four.
+template <class acc_t, bool kNaN>
 FASTCONV_INLINE Vec<acc_t> maximum(Vec<acc_t> a, Vec<acc_t> b) {
-  return (b > a) | (b != b) ? b : a;
+  if constexpr (kNaN) return (b > a) | (b != b) ? b : a;
+#if FASTCONV_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == 4) return (Vec<acc_t>)_mm512_max_ps((__m512)b, (__m512)a);
+#elif FASTCONV_VECTOR_BYTES == 32
+  if constexpr (sizeof(acc_t) == 4) return (Vec<acc_t>)_mm256_max_ps((__m256)b, (__m256)a);
+#endif
+  return b > a ? b : a;
+}
+
+template <class acc_t>
+FASTCONV_INLINE bool has_nan(const acc_t* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (values[i] != values[i]) return true;
+  return false;
 }
 
 template <class acc_t>
@@ -143,12 +158,15 @@ struct RowCount {
   static constexpr int value = kRows;
 };
 template <class F>
+FASTCONV_INLINE void for_rows(int64_t begin, int64_t end, F f) {
+  int64_t r = begin;
+  for (; r + 4 <= end; r += 4) f(r, RowCount<4>());
+  for (; r < end; ++r) f(r, RowCount<1>());
+}
+template <class F>
 FASTCONV_INLINE void for_each_rows(const Params& p, F f) {
-  for (int64_t turn = 0; turn < p.turns; ++turn) {
-    int64_t r = 0;
-    for (; r + 4 <= p.reduced; r += 4) f(turn, r, RowCount<4>());
-    for (; r < p.reduced; ++r) f(turn, r, RowCount<1>());
-  }
+  for (int64_t turn = 0; turn < p.turns; ++turn)
+    for_rows(0, p.reduced, [&](int64_t r, auto rows) __attribute__((always_inline)) { f(turn, r, rows); });
 }
 
 // f(i, elements) for a run of `count` elements, a vector's at a time.
@@ -166,7 +184,7 @@ FASTCONV_INLINE int64_t offset_of(const Map& map, int64_t turn, int64_t r) {
 
 // ---- pool
 
-template <class scalar_t, class acc_t>
+template <class scalar_t, bool kNaN, class acc_t>
 inline void pool_columns(const Params& p, const Item& item, acc_t* sums, acc_t* maxima) {
   const scalar_t* input = item.of<scalar_t>(p.input);
   const int64_t step = p.input.stride_reduced;
@@ -180,7 +198,7 @@ inline void pool_columns(const Params& p, const Item& item, acc_t* sums, acc_t* 
       Vec<acc_t> sum{}, most = load(maxima + i);
       for (int k = 0; k < rows.value; ++k) {
         const Vec<acc_t> v = load_first(x + k * step + i, count);
-        sum += v, most = maximum<acc_t>(most, v);
+        sum += v, most = maximum<acc_t, kNaN>(most, v);
       }
       store(sums + i, load(sums + i) + sum);
       store(maxima + i, most);
@@ -188,7 +206,7 @@ inline void pool_columns(const Params& p, const Item& item, acc_t* sums, acc_t* 
   });
 }
 
-template <class scalar_t, class acc_t>
+template <class scalar_t, bool kNaN, class acc_t>
 inline void pool_rows(const Params& p, const Item& item, acc_t* sums, acc_t* maxima) {
   constexpr int lanes = kLanes<acc_t>;
   const scalar_t* input = item.of<scalar_t>(p.input);
@@ -199,24 +217,25 @@ inline void pool_rows(const Params& p, const Item& item, acc_t* sums, acc_t* max
     for (int64_t turn = 0; turn < p.turns; ++turn) {
       const scalar_t* x = input + k * p.input.stride_kept + turn * p.input.stride_turn;
       int64_t r = 0;
-      for (; r + 4 * lanes <= p.reduced; r += 4 * lanes)
-        for (int j = 0; j < 4; ++j) {
-          const Vec<acc_t> v = load(x + r + j * lanes);
-          sum[j] += v, most[j] = maximum<acc_t>(most[j], v);
-        }
+      for (; r + 4 * lanes <= p.reduced; r += 4 * lanes) {
+        Vec<acc_t> v[4];
+        load_group(x + r, v);
+        for (int j = 0; j < 4; ++j) sum[j] += v[j], most[j] = maximum<acc_t, kNaN>(most[j], v[j]);
+      }
       for (; r < p.reduced; r += lanes) {
         const Vec<acc_t> v = load_first(x + r, p.reduced - r);
-        sum[0] += v, most[0] = maximum<acc_t>(most[0], replace_after(v, p.reduced - r, kLowest<acc_t>));
+        sum[0] += v, most[0] = maximum<acc_t, kNaN>(most[0], replace_after(v, p.reduced - r, kLowest<acc_t>));
       }
     }
     store(row_sums[k % lanes], (sum[0] + sum[1]) + (sum[2] + sum[3]));
-    store(row_maxima[k % lanes], maximum<acc_t>(maximum<acc_t>(most[0], most[1]), maximum<acc_t>(most[2], most[3])));
+    for (int j = 1; j < 4; ++j) most[0] = maximum<acc_t, kNaN>(most[0], most[j]);
+    store(row_maxima[k % lanes], most[0]);
     if ((k + 1) % lanes == 0 || k + 1 == item.count) {
       const int64_t at = k / lanes * lanes;
       store(sums + at,
             combine_across<acc_t>(row_sums, [](auto a, auto b) __attribute__((always_inline)) { return a + b; }));
       store(maxima + at, combine_across<acc_t>(row_maxima, [](auto a, auto b) __attribute__((always_inline)) {
-              return maximum<acc_t>(a, b);
+              return maximum<acc_t, kNaN>(a, b);
             }));
     }
   }
@@ -227,7 +246,10 @@ void pool_of(const Params& p, int64_t tile, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
   for_each_item<acc_t, 2>(p, tile, begin, end, [&](const Item& item, acc_t** arrays) {
     acc_t *sums = arrays[0], *maxima = arrays[1];
-    p.rows ? pool_rows<scalar_t>(p, item, sums, maxima) : pool_columns<scalar_t>(p, item, sums, maxima);
+    p.rows ? pool_rows<scalar_t, false>(p, item, sums, maxima) : pool_columns<scalar_t, false>(p, item, sums, maxima);
+    // NaN makes every sum NaN, as infinities of both signs do.
+    if (has_nan(sums, item.count))
+      p.rows ? pool_rows<scalar_t, true>(p, item, sums, maxima) : pool_columns<scalar_t, true>(p, item, sums, maxima);
     for (int64_t i = 0; i < item.count; i += kLanes<acc_t>)
       store(sums + i, load(sums + i) / acc_t(p.turns * p.reduced));
     write_kept<scalar_t>(item, p.pooled, 0, sums);
@@ -340,6 +362,35 @@ FASTCONV_INLINE void read_gate(const Params& p, const Item& item, acc_t* gate) {
   for (int64_t i = 0; i < item.count; i += kLanes<acc_t>) store(gate + i, sigmoid<acc_t>(load(gate + i)));
 }
 
+// A load waits for a store before it whose address differs by a multiple of 4096, and maps of one size often lie such
+// that the next vector's does: so a group of vectors is loaded before it is stored.
+constexpr int kGroup = 8;
+
+template <class scalar_t, class acc_t>
+FASTCONV_INLINE void scale_row(const scalar_t* x, scalar_t* y, int64_t length, acc_t factor) {
+  constexpr int lanes = kLanes<acc_t>;
+  int64_t i = 0;
+  for (; i + kGroup * lanes <= length; i += kGroup * lanes) {
+    Vec<acc_t> v[kGroup];
+    load_group(x + i, v);
+    for (int u = 0; u < kGroup; ++u) v[u] *= factor;
+    store_group(y + i, v);
+  }
+  for (; i < length; i += lanes) store_first(y + i, load_first(x + i, length - i) * factor, length - i);
+}
+
+template <class scalar_t, class acc_t>
+FASTCONV_INLINE void scale_columns(const scalar_t* x, scalar_t* y, int64_t length, const acc_t* factors) {
+  constexpr int lanes = kLanes<acc_t>;
+  int64_t i = 0;
+  for (; i + kGroup * lanes <= length; i += kGroup * lanes) {
+    Vec<acc_t> v[kGroup];
+    for (int u = 0; u < kGroup; ++u) v[u] = load(x + i + u * lanes) * load(factors + i + u * lanes);
+    for (int u = 0; u < kGroup; ++u) store(y + i + u * lanes, v[u]);
+  }
+  for (; i < length; i += lanes) store_first(y + i, load_first(x + i, length - i) * load(factors + i), length - i);
+}
+
 template <class scalar_t>
 void gate_of(const Params& p, int64_t tile, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
@@ -355,40 +406,37 @@ void gate_of(const Params& p, int64_t tile, int64_t begin, int64_t end) {
     for (int64_t run = 0; run < runs; ++run) {
       const scalar_t* x = input + run * step;
       scalar_t* y = output + run * output_step;
-      if (p.rows) {
-        const Vec<acc_t> one = broadcast(gate[run]);
-        for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-          store_first(y + i, load_first(x + i, count) * one, count);
-        });
-      } else {
-        for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-          store_first(y + i, load_first(x + i, count) * load(gate + i), count);
-        });
-      }
+      p.rows ? scale_row(x, y, length, gate[run]) : scale_columns(x, y, length, gate);
     }
   });
 }
 
 // ---- gate_grad
 
+// `partial`: sums of some channels, which then are added up: few terms each, for exactness.
 template <class scalar_t, class acc_t>
-inline void gate_grad_columns(const Params& p, const Item& item, const acc_t* gate, acc_t* sums) {
+inline void gate_grad_columns(const Params& p, const Item& item, const acc_t* gate, acc_t* sums, acc_t* partial) {
+  constexpr int64_t kTerms = 64;
   const scalar_t *input = item.of<scalar_t>(p.input), *grad_output = item.of<scalar_t>(p.grad_output);
   scalar_t* grad = item.of<scalar_t>(p.output);
   for (int64_t i = 0; i < item.count; i += kLanes<acc_t>) store(sums + i, Vec<acc_t>{});
-  for_each_rows(p, [&](int64_t, int64_t r, auto rows) __attribute__((always_inline)) {
-    for_each_vector<acc_t>(item.count, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-      const Vec<acc_t> scale = load(gate + i);
-      Vec<acc_t> sum{};
-      for (int k = 0; k < rows.value; ++k) {
-        const Vec<acc_t> x = load_first(input + (r + k) * p.input.stride_reduced + i, count);
-        const Vec<acc_t> g = load_first(grad_output + (r + k) * p.grad_output.stride_reduced + i, count);
-        sum += x * g;
-        store_first(grad + (r + k) * p.output.stride_reduced + i, g * scale, count);
-      }
-      store(sums + i, load(sums + i) + sum);
+  for (int64_t first = 0; first < p.reduced; first += kTerms) {
+    for (int64_t i = 0; i < item.count; i += kLanes<acc_t>) store(partial + i, Vec<acc_t>{});
+    for_rows(first, min(first + kTerms, p.reduced), [&](int64_t r, auto rows) __attribute__((always_inline)) {
+      for_each_vector<acc_t>(item.count, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        Vec<acc_t> g[decltype(rows)::value], sum{};
+        for (int k = 0; k < rows.value; ++k) {
+          g[k] = load_first(grad_output + (r + k) * p.grad_output.stride_reduced + i, count);
+          sum += load_first(input + (r + k) * p.input.stride_reduced + i, count) * g[k];
+        }
+        store(partial + i, load(partial + i) + sum);
+        const Vec<acc_t> factor = load(gate + i);
+        for (int k = 0; k < rows.value; ++k)
+          store_first(grad + (r + k) * p.output.stride_reduced + i, g[k] * factor, count);
+      });
     });
-  });
+    for (int64_t i = 0; i < item.count; i += kLanes<acc_t>) store(sums + i, load(sums + i) + load(partial + i));
+  }
 }
 
 template <class scalar_t, class acc_t>
@@ -399,19 +447,20 @@ inline void gate_grad_rows(const Params& p, const Item& item, const acc_t* gate,
     const scalar_t* input = item.of<scalar_t>(p.input) + k * p.input.stride_kept;
     const scalar_t* grad_output = item.of<scalar_t>(p.grad_output) + k * p.grad_output.stride_kept;
     scalar_t* grad = item.of<scalar_t>(p.output) + k * p.output.stride_kept;
-    const Vec<acc_t> scale = broadcast(gate[k]);
-    Vec<acc_t> sum[4] = {};
+    const Vec<acc_t> factor = broadcast(gate[k]);
+    Vec<acc_t> sum[4] = {}, g[4];
     int64_t r = 0;
-    for (; r + 4 * lanes <= p.reduced; r += 4 * lanes)
-      for (int j = 0; j < 4; ++j) {
-        const Vec<acc_t> x = load(input + r + j * lanes), g = load(grad_output + r + j * lanes);
-        sum[j] += x * g;
-        store(grad + r + j * lanes, g * scale);
-      }
+    for (; r + 4 * lanes <= p.reduced; r += 4 * lanes) {
+      Vec<acc_t> x[4];
+      load_group(input + r, x);
+      load_group(grad_output + r, g);
+      for (int j = 0; j < 4; ++j) sum[j] += x[j] * g[j], g[j] *= factor;
+      store_group(grad + r, g);
+    }
     for (; r < p.reduced; r += lanes) {
-      const Vec<acc_t> x = load_first(input + r, p.reduced - r), g = load_first(grad_output + r, p.reduced - r);
-      sum[0] += x * g;
-      store_first(grad + r, g * scale, p.reduced - r);
+      g[0] = load_first(grad_output + r, p.reduced - r);
+      sum[0] += load_first(input + r, p.reduced - r) * g[0];
+      store_first(grad + r, g[0] * factor, p.reduced - r);
     }
     store(row_sums[k % lanes], (sum[0] + sum[1]) + (sum[2] + sum[3]));
     if ((k + 1) % lanes == 0 || k + 1 == item.count)
@@ -423,10 +472,14 @@ inline void gate_grad_rows(const Params& p, const Item& item, const acc_t* gate,
 template <class scalar_t>
 void gate_grad_of(const Params& p, int64_t tile, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
-  for_each_item<acc_t, 2>(p, tile, begin, end, [&](const Item& item, acc_t** arrays) {
+  for_each_item<acc_t, 3>(p, tile, begin, end, [&](const Item& item, acc_t** arrays) {
     acc_t *gate = arrays[0], *sums = arrays[1];
     read_gate<scalar_t>(p, item, gate);
-    p.rows ? gate_grad_rows<scalar_t>(p, item, gate, sums) : gate_grad_columns<scalar_t>(p, item, gate, sums);
+    if (p.rows) {
+      gate_grad_rows<scalar_t>(p, item, gate, sums);
+    } else {
+      gate_grad_columns<scalar_t>(p, item, gate, sums, arrays[2]);
+    }
     for (int64_t i = 0; i < item.count; i += kLanes<acc_t>) {
       const Vec<acc_t> s = load(gate + i);
       store(sums + i, load(sums + i) * (s * (1 - s)));

@@ -14,6 +14,7 @@
 // clang-format off
 #include "common/isa.h"
 #include "common/simd.h"
+#include "common/simd_groups.h"
 // clang-format on
 
 namespace fastconv::split_attention::FASTCONV_ISA {
@@ -121,8 +122,14 @@ void pool_planes_of(const Params& p, int64_t begin, int64_t end) {
         for (int64_t y = 0; y < p.height; ++y) {
           const scalar_t* x = row_of<const scalar_t>(p.input, n, r * p.channels + first + i, y);
           int64_t at = 0;
-          for (; at + 4 * lanes <= p.width; at += 4 * lanes)
-            for (int u = 0; u < 4; ++u) s[u] += load(x + at + u * lanes);
+          const auto take = [&](auto vectors) __attribute__((always_inline)) {
+            Vec<acc_t> v[decltype(vectors)::value];
+            load_group(x + at, v);
+            for (int u = 0; u < vectors; ++u) s[u] += v[u];
+            at += vectors * lanes;
+          };
+          while (at + 4 * lanes <= p.width) take(Number<4>());
+          if (at + 2 * lanes <= p.width) take(Number<2>());
           for (; at < p.width; at += lanes) s[0] += load_first(x + at, p.width - at);
         }
       sums[i] = (s[0] + s[1]) + (s[2] + s[3]);
@@ -146,12 +153,17 @@ void combine_planes_of(const Params& p, int64_t begin, int64_t end) {
         const scalar_t* x = row_of<const scalar_t>(p.input, n, first + i, y);
         scalar_t* out = row_of<scalar_t>(p.output, n, first + i, y);
         int64_t at = 0;
-        for (; at + 4 * lanes <= p.width; at += 4 * lanes) {
-          Vec<acc_t> sum[4] = {};
-          for (int64_t r = 0; r < p.radix; ++r)
-            for (int u = 0; u < 4; ++u) sum[u] += attention[r * count + i] * load(x + r * split + at + u * lanes);
-          for (int u = 0; u < 4; ++u) store(out + at + u * lanes, sum[u]);
-        }
+        const auto take = [&](auto vectors) __attribute__((always_inline)) {
+          Vec<acc_t> sum[decltype(vectors)::value] = {}, v[decltype(vectors)::value];
+          for (int64_t r = 0; r < p.radix; ++r) {
+            load_group(x + r * split + at, v);
+            for (int u = 0; u < vectors; ++u) sum[u] += attention[r * count + i] * v[u];
+          }
+          store_group(out + at, sum);
+          at += vectors * lanes;
+        };
+        while (at + 4 * lanes <= p.width) take(Number<4>());
+        if (at + 2 * lanes <= p.width) take(Number<2>());
         for (; at < p.width; at += lanes) {
           Vec<acc_t> sum{};
           for (int64_t r = 0; r < p.radix; ++r)
@@ -171,12 +183,21 @@ FASTCONV_INLINE Vec<acc_type<scalar_t>> backward_row(const scalar_t* x, const sc
   constexpr int lanes = kLanes<acc_t>;
   Vec<acc_t> s[4] = {};
   int64_t at = 0;
-  for (; at + 4 * lanes <= width; at += 4 * lanes)
-    for (int u = 0; u < 4; ++u) {
-      const Vec<acc_t> g = load(grad + at + u * lanes);
-      if constexpr (kLogits) s[u] += load(x + at + u * lanes) * g;
-      if constexpr (kInput) store(grad_input + at + u * lanes, attention * g + added);
+  const auto take = [&](auto vectors) __attribute__((always_inline)) {
+    Vec<acc_t> g[decltype(vectors)::value], v[decltype(vectors)::value];
+    load_group(grad + at, g);
+    if constexpr (kLogits) {
+      load_group(x + at, v);
+      for (int u = 0; u < vectors; ++u) s[u] += v[u] * g[u];
     }
+    if constexpr (kInput) {
+      for (int u = 0; u < vectors; ++u) v[u] = attention * g[u] + added;
+      store_group(grad_input + at, v);
+    }
+    at += vectors * lanes;
+  };
+  while (at + 4 * lanes <= width) take(Number<4>());
+  if (at + 2 * lanes <= width) take(Number<2>());
   for (; at < width; at += lanes) {
     const Vec<acc_t> g = load_first(grad + at, width - at);
     if constexpr (kLogits) s[0] += load_first(x + at, width - at) * g;
@@ -191,8 +212,9 @@ void backward_planes_with(const Params& p, int64_t begin, int64_t end) {
   // Of a long row all splits take a piece before the next one, so that the output's gradient stays in the L1.
   constexpr int64_t kPiece = 8192 / sizeof(scalar_t);
   constexpr int lanes = kLanes<acc_t>;
-  acc_t* attention = static_cast<acc_t*>(thread_scratch(p.radix * (2 * kChannels + lanes) * int64_t(sizeof(acc_t))));
-  acc_t *grads = attention + p.radix * kChannels, *sums = grads + p.radix * kChannels;  // of the attention
+  acc_t* attention = static_cast<acc_t*>(thread_scratch(p.radix * kChannels * (2 + lanes) * int64_t(sizeof(acc_t))));
+  acc_t* grads = attention + p.radix * kChannels;                           // of the attention
+  auto* sums = reinterpret_cast<Vec<acc_t>*>(grads + p.radix * kChannels);  // whose lanes add up to them
   const acc_t scale = acc_t(1) / acc_t(p.pixels());
   for_channels(p, begin, end, kChannels, [&](int64_t n, int64_t first, int64_t count) {
     compute_attention<scalar_t>(p, n, first, count, attention);
@@ -200,7 +222,8 @@ void backward_planes_with(const Params& p, int64_t begin, int64_t end) {
       const int64_t c = first + i;
       acc_t added = 0;
       if (kInput && p.pooled) added = to_float(static_cast<const scalar_t*>(p.pooled)[n * p.channels + c]) * scale;
-      for (int64_t r = 0; r < p.radix; ++r) store(sums + r * lanes, Vec<acc_t>{});
+      if constexpr (kLogits)
+        for (int64_t r = 0; r < p.radix; ++r) sums[r * kChannels + i] = Vec<acc_t>{};
       for (int64_t y = 0; y < p.height; ++y)
         for (int64_t at = 0; at < p.width; at += kPiece)
           for (int64_t r = 0; r < p.radix; ++r) {
@@ -210,12 +233,15 @@ void backward_planes_with(const Params& p, int64_t begin, int64_t end) {
                 row_of<const scalar_t>(p.output, n, c, y) + at,
                 kInput ? row_of<scalar_t>(p.grad_input, n, channel, y) + at : nullptr, attention[r * count + i], added,
                 min(kPiece, p.width - at));
-            if constexpr (kLogits) store(sums + r * lanes, load(sums + r * lanes) + sum);
+            if constexpr (kLogits) sums[r * kChannels + i] += sum;
           }
-      if constexpr (kLogits)
-        for (int64_t r = 0; r < p.radix; ++r) grads[r * count + i] = sum_lanes<acc_t>(load(sums + r * lanes));
     }
-    if constexpr (kLogits) store_logits_grad<scalar_t>(p, n, first, count, attention, grads);
+    if constexpr (kLogits) {
+      for (int64_t r = 0; r < p.radix; ++r)
+        for (int64_t i = 0; i < count; i += lanes)
+          sum_lanes_of_each(sums + r * kChannels + i, int(min(lanes, count - i)), grads + r * count + i);
+      store_logits_grad<scalar_t>(p, n, first, count, attention, grads);
+    }
   });
 }
 
@@ -247,6 +273,16 @@ FASTCONV_INLINE void for_vectors(const Params& p, F f) {
   int64_t c = 0;
   for (; c + lanes <= p.channels; c += lanes) f(c, Number<lanes>());
   if (c < p.channels) f(c, p.channels - c);
+}
+
+// The same for several vectors at once, as far as there are as many: f(c, vectors, count of each).
+template <class acc_t, int kVectors, class F>
+FASTCONV_INLINE void for_groups(const Params& p, F f) {
+  constexpr int lanes = kLanes<acc_t>;
+  int64_t c = 0;
+  for (; c + kVectors * lanes <= p.channels; c += kVectors * lanes) f(c, Number<kVectors>(), Number<lanes>());
+  for (; c + lanes <= p.channels; c += lanes) f(c, Number<1>(), Number<lanes>());
+  if (c < p.channels) f(c, Number<1>(), p.channels - c);
 }
 
 template <class V, int kCount>
@@ -284,19 +320,22 @@ void combine_pixels_of(const Params& p, int64_t begin, int64_t end) {
     const int64_t n = begin / p.pixels(), first = begin - n * p.pixels();
     const int64_t stop = min(first + end - begin, p.pixels());
     compute_attention<scalar_t>(p, n, 0, p.channels, attention);
-    for_pixels(p, first, stop, [&](int64_t y, int64_t x, auto pixels) {
+    for (int64_t pixel = first; pixel < stop; ++pixel) {
+      const int64_t y = p.height == 1 ? 0 : pixel / p.width, x = pixel - y * p.width;
       const scalar_t* from = pixel_of<const scalar_t>(p.input, n, y, x);
       scalar_t* to = pixel_of<scalar_t>(p.output, n, y, x);
-      for_vectors<acc_t>(p, [&](int64_t c, auto count) {
-        Vec<acc_t> sum[decltype(pixels)::value] = {};
-        for (int64_t r = 0; r < p.radix; ++r) {
-          const Vec<acc_t> a = load_first(attention + r * p.channels + c, count);
-          for (int i = 0; i < pixels; ++i)
-            sum[i] += a * load_first(from + i * p.input.stride_w + r * p.channels + c, count);
-        }
-        for (int i = 0; i < pixels; ++i) store_first(to + i * p.output.stride_w + c, sum[i], count);
+      // A load waits for a store before it whose address differs by a multiple of 4096, and maps of one size often lie
+      // such that the next vector's does: so a group is loaded before it is stored.
+      for_groups<acc_t, 8>(p, [&](int64_t c, auto vectors, auto count) {
+        Vec<acc_t> sum[decltype(vectors)::value] = {};
+        for (int64_t r = 0; r < p.radix; ++r)
+          for (int u = 0; u < vectors; ++u) {
+            const int64_t channel = r * p.channels + c + u * kLanes<acc_t>;
+            sum[u] += load_first(attention + channel, count) * load_first(from + channel, count);
+          }
+        for (int u = 0; u < vectors; ++u) store_first(to + c + u * kLanes<acc_t>, sum[u], count);
       });
-    });
+    }
     begin += stop - first;
   }
 }

@@ -28,8 +28,16 @@ def cases(device: str) -> Sequence[CbamCase]:
 
 
 def target_ratio(case: CbamCase, setting: Setting) -> float:
-    """The ratio over the best peer that this row has to reach: torch.compile's."""
-    return 1.0
+    """The ratio over eager torch that this row has to reach; over torch.compile it is 1."""
+    if case.overhead:
+        return 1.0
+    if setting.direction == "backward":
+        return 2.0
+    if case.operator == "spatial_gate":  # torch's product is the one pass that it takes, its sigmoid is of few numbers
+        return 1.0
+    if setting.torch_dtype.itemsize > 2:  # torch's mean and maximum are two passes at the rate of memory, ours is one
+        return 2.0
+    return 8.0 if setting.layout == "channels_last" else 2.5
 
 
 def prepare(case: CbamCase, setting: Setting, copies: int, with_compile: bool) -> Problem:
@@ -48,15 +56,16 @@ def prepare(case: CbamCase, setting: Setting, copies: int, with_compile: bool) -
         larger = [x.repeat(OVERHEAD_FACTOR, 1, 1, 1).to(memory_format=setting.memory_format) for x in inputs]
         probe = _forward(_ours(case), larger, grad_output)
     wide = [x.double() for x in sets[0][0]], sets[0][1].double()
-    got, want = prepare_run(_ours(case), *sets[0])(), prepare_run(_torch(case), *wide)()
+    got, peer = (prepare_run(op(case), *sets[0])() for op in (_ours, _torch))
+    want = prepare_run(_torch(case), *wide)()
     return Problem(
         providers=providers,
         operations=0.0,
         compulsory_bytes=_bytes(case, setting, setting.direction),
         peak_dtype=torch.float32,
-        target=target_ratio(case, setting),
+        target=1.0 if with_compile else target_ratio(case, setting),
         error=_error(got, want),
-        tolerance=2.0 * torch.finfo(setting.torch_dtype).eps,
+        tolerance=2.0 * max(_error(peer, want), torch.finfo(setting.torch_dtype).eps),
         overhead_probe=probe,
         overhead_factor=OVERHEAD_FACTOR,
         overhead_target_us=OVERHEAD_TARGET_US if probe else None,

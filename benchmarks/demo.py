@@ -406,18 +406,31 @@ def compare_network(photos: Tensor, make: Callable[[Layers], Network], device: s
             report.add(Comparison(name, dtype, layout, *times, errors[0], errors[1], sound))
 
 
-def compare_shuffles(photos: Tensor, device: str, report: Report) -> None:
-    """The channels are 8x8 blocks of pixels, 64 of each colour."""
+Pairs = list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]  # a name, PyTorch's and ours
+
+
+def compare_functions(photos: Tensor, pairs: Pairs, device: str, report: Report, roundings: int) -> None:
+    """The channels are 8x8 blocks of pixels, 64 of each colour. `roundings`: that a sound result may have."""
     height, width = (size // 8 * 8 for size in photos.shape[2:])
     blocks = F.pixel_unshuffle(photos[:, :, :height, :width], 8)
+    for name, theirs, ours in pairs:
+        for dtype, layout in number_settings():
+            x = blocks.to(DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
+            exact = theirs(blocks.double())
+            torch_error, ours_error = (largest_error(function(x), exact) for function in (theirs, ours))
+            times = time_both(functools.partial(theirs, x), functools.partial(ours, x), device)
+            sound = roundings * torch.finfo(DTYPES[dtype]).eps
+            report.add(Comparison(name, dtype, layout, *times, torch_error, ours_error, sound))
 
+
+def shuffles() -> Pairs:
     def torch_concat(x: Tensor) -> Tensor:
         return F.channel_shuffle(torch.cat((x[:, :96], x[:, 96:]), 1), 2)
 
     def concat(x: Tensor) -> Tensor:
         return fastconv.concat_shuffle([x[:, :96], x[:, 96:]], 2)
 
-    pairs: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
+    return [
         (
             "Shuffle of 192 channels, 3 groups",
             lambda x: F.channel_shuffle(x, 3),
@@ -425,13 +438,31 @@ def compare_shuffles(photos: Tensor, device: str, report: Report) -> None:
         ),
         ("Two halves concatenated, shuffled", torch_concat, concat),
     ]
-    for name, theirs, ours in pairs:
-        for dtype, layout in number_settings():
-            x = blocks.to(DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
-            exact = theirs(blocks.double())
-            torch_error, ours_error = (largest_error(function(x), exact) for function in (theirs, ours))
-            times = time_both(functools.partial(theirs, x), functools.partial(ours, x), device)
-            report.add(Comparison(name, dtype, layout, *times, torch_error, ours_error, worst_sound_error=0.0))
+
+
+def attentions() -> Pairs:
+    """With logits that are made of pooled numbers by a product, in the place of a small network."""
+
+    def logits_of(pooled: Tensor) -> Tensor:
+        return pooled.repeat(1, 3) * torch.linspace(-4, 4, 3 * pooled.shape[1], device=pooled.device).to(pooled)
+
+    def torch_split(x: Tensor) -> Tensor:
+        splits = x.unflatten(1, (3, -1))
+        attention = logits_of(splits.sum(1).mean((2, 3))).unflatten(1, (3, -1)).softmax(1)
+        return (splits * attention[..., None, None]).sum(1)
+
+    def split(x: Tensor) -> Tensor:
+        return fastconv.split_attention_combine(x, logits_of(fastconv.split_attention_pool(x, 3)), 3)
+
+    def torch_spatial(x: Tensor) -> Tensor:
+        pooled = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
+        return x * (8 * (pooled[:, :1] - pooled[:, 1:])).sigmoid()
+
+    def spatial(x: Tensor) -> Tensor:
+        pooled = fastconv.channel_pool(x)
+        return fastconv.spatial_gate(x, 8 * (pooled[:, :1] - pooled[:, 1:]))
+
+    return [("Split attention, 3 splits", torch_split, split), ("Spatial attention of CBAM", torch_spatial, spatial)]
 
 
 def _typed(network: Network, source: nn.Module, dtype: str, layout: str) -> nn.Module:
@@ -508,11 +539,13 @@ def main(arguments: list[str] | None = None) -> int:
     settle_allocator()
     photos = load_photos().to(options.device)
     filters = make_filters()
-    report = Report(expected=4 * (len(filters) + 2 + 2 * len(NETWORKS)))
+    report = Report(expected=4 * (len(filters) + len(shuffles()) + len(attentions()) + 2 * len(NETWORKS)))
     report.heading(f"Filters over {photos.shape[0]} photographs of {photos.shape[3]}x{photos.shape[2]}")
     filtered = compare_filters(photos, filters, options.device, report)
     report.heading("Channel shuffles of the photographs, cut into 8x8 blocks whose pixels are channels")
-    compare_shuffles(photos, options.device, report)
+    compare_functions(photos, shuffles(), options.device, report, roundings=0)
+    report.heading("Attention over the same blocks")
+    compare_functions(photos, attentions(), options.device, report, roundings=16)
     for style, make in NETWORKS.items():
         report.heading(f"A network in the style of {style} over 4 crops of 224x224 (error of a step: of all gradients)")
         compare_network(photos, make, options.device, report)

@@ -8,7 +8,7 @@
 namespace fastconv::cbam {
 
 template <class scalar_t, int kElements, bool kRows>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     pool_grad_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   using ShareOf = Share<scalar_t, kElements, kRows>;
   using acc_t = typename ShareOf::acc_t;

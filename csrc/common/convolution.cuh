@@ -42,6 +42,10 @@ cudaError_t with_fast_type(ElementType dtype, F&& f) {
   }
 }
 
+// a / b of numbers that are not negative and fit 32 bits, as those of channels, groups, planes and blocks do. A
+// division of 64 bits is the call of a subroutine: slow, and nvcc may spill registers around it.
+__device__ __forceinline__ int64_t divide(int64_t a, int64_t b) { return unsigned(a) / unsigned(b); }
+
 template <class index_t>
 struct Position {
   index_t n, c, y, x;

@@ -26,6 +26,11 @@
 
 namespace fastconv {
 
+// The second launch bound of kernels that take many registers: blocks of 256 threads that a multiprocessor is to hold
+// at least. Without it nvcc counts the blocks that would fit, and spills a few registers where that makes room for one
+// more.
+constexpr int kMinBlocks = 2;
+
 // Opts in to more than 48 KiB of shared memory where that may be needed, then launches. The limit holds for static and
 // dynamic shared memory together.
 template <class... KernelArgs, class... Args>

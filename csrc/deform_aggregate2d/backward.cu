@@ -12,7 +12,7 @@
 namespace fastconv::deform_aggregate2d {
 
 template <class scalar_t, bool kInputGrad>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     deform_aggregate2d_backward_pixel_kernel(const __grid_constant__ Params p, acc_type<scalar_t>* sums) {
   using acc_t = acc_type<scalar_t>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class scalar_t>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     deform_aggregate2d_backward_owner_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan,
                                              acc_type<scalar_t>* sums) {
   using acc_t = acc_type<scalar_t>;
@@ -73,8 +73,9 @@ __global__ void __launch_bounds__(kThreads)
   sums += (split * p.batch + n) * p.channels * p.height * p.width + c * sum_c;
   const scalar_t* grads = static_cast<const scalar_t*>(p.output.data) + n * p.output.stride_n + c * p.output.stride_c;
   const int64_t pixels = p.out_height * p.out_width;
-  for (int64_t pixel = split * pixels / plan.splits; pixel < (split + 1) * pixels / plan.splits; ++pixel) {
-    const int64_t oy = pixel / p.out_width, ox = pixel - oy * p.out_width;
+  const int64_t first = split * pixels / plan.splits, end = (split + 1) * pixels / plan.splits;
+  int64_t oy = first / p.out_width, ox = first - oy * p.out_width;
+  for (int64_t pixel = first; pixel < end; ++pixel) {
     const acc_t grad = to_acc(grads[oy * p.output.stride_h + ox * p.output.stride_w]);
     for (int64_t t = 0; t < taps; ++t) {
       const int64_t channel = group * taps + t;
@@ -91,6 +92,7 @@ __global__ void __launch_bounds__(kThreads)
           sum[(corner / 2 * p.width + corner % 2) * sum_w] += grad * (sample.weight(corner) * mask);
       }
     }
+    if (++ox == p.out_width) ox = 0, ++oy;
   }
 }
 

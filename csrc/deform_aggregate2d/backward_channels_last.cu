@@ -10,7 +10,7 @@
 namespace fastconv::deform_aggregate2d {
 
 template <class scalar_t, int kElements, bool kInputGrad>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     deform_aggregate2d_backward_channels_last_kernel(const __grid_constant__ Params p,
                                                      const __grid_constant__ Plan plan, float* sums) {
   // Fractions of y and x, the mask, the corners that exist; then, in their place, gradients of y, x and the mask.
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads)
   DYN_SMEM(float4, table);
   int2* places = reinterpret_cast<int2*>(table + plan.pixels * plan.groups * plan.pitch);  // of corner 0: row, column
   const Tile tile(p, plan);
-  const int taps = int(p.taps()), group_channels = int(p.group_channels());
+  const int taps = int(p.taps()), group_channels = int(divide(p.channels, p.groups));
   const int stride_h = int(p.input.stride_h), stride_w = int(p.input.stride_w);
   const int64_t first_channel = int64_t(tile.first_group) * group_channels;
   const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + tile.n * p.input.stride_n + first_channel;

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kThreads)
   DYN_SMEM(float4, weights);  // of the corners, mask included; [pixels, groups, pitch]
   int2* places = reinterpret_cast<int2*>(weights + plan.pixels * plan.groups * plan.pitch);  // corner 0, which exist
   const Tile tile(p, plan);
-  const int taps = int(p.taps()), group_channels = int(p.group_channels());
+  const int taps = int(p.taps()), group_channels = int(divide(p.channels, p.groups));
   const int stride_h = int(p.input.stride_h), stride_w = int(p.input.stride_w);
   const int64_t first_channel = int64_t(tile.first_group) * group_channels;
   const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + tile.n * p.input.stride_n + first_channel;

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kThreads)
     deform_aggregate2d_nchw_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   constexpr int kChannels = 8;
   const Tile tile(p, plan);
-  const int group = tile.first_group, taps = int(p.taps()), group_channels = int(p.group_channels());
+  const int group = tile.first_group, taps = int(p.taps()), group_channels = int(divide(p.channels, p.groups));
   const int stride_c = int(p.input.stride_c), stride_h = int(p.input.stride_h);
   const int64_t first_channel = int64_t(group) * group_channels;
   const scalar_t* input =

@@ -72,7 +72,8 @@ struct Sample {
 template <class acc_t, class index_t>
 __device__ __forceinline__ Sample<acc_t, index_t> locate(const Params& p, index_t tap, index_t oy, index_t ox,
                                                          Offset<acc_t> offset) {
-  const index_t place = index_t(p.place(tap)), ky = place / index_t(p.kernel_w), kx = place - ky * index_t(p.kernel_w);
+  const index_t place = index_t(p.place(tap)), ky = index_t(divide(place, p.kernel_w)),
+                kx = place - ky * index_t(p.kernel_w);
   const index_t center_h = index_t(p.center_h()), center_w = index_t(p.center_w()), dilation_h = index_t(p.dilation_h);
   const acc_t scale = acc_t(p.offset_scale);
   const acc_t y = (acc_t(ky * dilation_h - center_h) + offset.y) * scale +

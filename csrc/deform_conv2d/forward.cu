@@ -10,7 +10,7 @@
 namespace fastconv::deform_conv2d {
 
 template <class scalar_t, class index_t>
-__global__ void __launch_bounds__(kGenericThreads) deform_conv2d_forward_kernel(const Params p) {
+__global__ void __launch_bounds__(kGenericThreads, kMinBlocks) deform_conv2d_forward_kernel(const Params p) {
   using acc_t = acc_type<scalar_t>;
   const index_t i = index_t(blockIdx.x) * kGenericThreads + threadIdx.x;
   const Position<index_t> at =
@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(kGenericThreads) deform_conv2d_forward_kernel(
   const scalar_t* const input = static_cast<const scalar_t*>(p.input.data) + at.n * p.input.stride_n;
   const scalar_t* const weight = static_cast<const scalar_t*>(p.weight) + int64_t(at.c) * group_channels * taps;
   acc_t sum = p.bias ? to_acc(static_cast<const scalar_t*>(p.bias)[at.c]) : acc_t(0);
-  for (index_t c = begin; c < end;) {
-    const index_t d = c / d_channels, next = min(end, (d + 1) * d_channels);
+  for (index_t c = begin, d = begin / d_channels; c < end; ++d) {
+    const index_t next = min(end, (d + 1) * d_channels);
     for (index_t tap = 0; tap < taps; ++tap) {
       const auto sample = find_sample<scalar_t, index_t>(p, at.n, d, tap, at.y, at.x);
       for (index_t k = c; k < next; ++k)

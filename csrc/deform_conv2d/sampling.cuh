@@ -1,7 +1,7 @@
 // Where the taps of an output pixel read the input: what all kernels of deform_conv2d share.
 #pragma once
 #include "common/bilinear.h"
-#include "common/vec.cuh"
+#include "common/convolution.cuh"
 #include "deform_conv2d/deform_conv2d.h"
 
 namespace fastconv::deform_conv2d {
@@ -44,7 +44,8 @@ template <class scalar_t, class index_t>
 __device__ __forceinline__ Sample<acc_type<scalar_t>, index_t> find_sample(const Params& p, index_t n, index_t d,
                                                                            index_t tap, index_t oy, index_t ox) {
   using acc_t = acc_type<scalar_t>;
-  const index_t ky = tap / index_t(p.kernel_w), kx = tap % index_t(p.kernel_w), at = d * index_t(p.taps()) + tap;
+  const index_t ky = index_t(divide(tap, p.kernel_w)), kx = tap - ky * index_t(p.kernel_w),
+                at = d * index_t(p.taps()) + tap;
   const int64_t offset = element<index_t>(p.offset, n, at * 2, oy, ox);
   const acc_t y = acc_t(oy * index_t(p.stride_h) + ky * index_t(p.dilation_h) - index_t(p.padding_h)) +
                   load_offset<scalar_t>(p, p.offset, offset);

@@ -26,9 +26,6 @@ __device__ __forceinline__ void store_elements(scalar_t* to, const acc_type<scal
 
 __device__ __forceinline__ int64_t pixels_of(const Params& p) { return p.height * p.width; }
 
-// Indices of channels, planes and blocks fit 32 bits; a division of 64 bits is a call of a subroutine.
-__device__ __forceinline__ int64_t divide(int64_t a, int64_t b) { return unsigned(a) / unsigned(b); }
-
 // The attention of one channel: of split r, attention(r). The sigmoid is a softmax whose other logit is 0.
 template <class scalar_t>
 struct Attention {
@@ -38,7 +35,7 @@ struct Attention {
   acc_t most, scale;
 
   __device__ __forceinline__ Attention(const Params& p, int64_t n, int64_t c) {
-    step = p.channels / p.cardinality;
+    step = divide(p.channels, p.cardinality);
     const int64_t k = divide(c, step);
     first = n * p.radix * p.channels + k * step * p.radix + c - k * step;
     logits = static_cast<const scalar_t*>(p.logits) + first;

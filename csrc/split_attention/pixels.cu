@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class scalar_t, int kCount, bool kInput, bool kLogits>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     split_attention_backward_pixels_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan,
                                            acc_type<scalar_t>* tiles) {
   using acc_t = acc_type<scalar_t>;

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     split_attention_combine_planes_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kTogether = 2;  // accesses of a thread
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class scalar_t, int kCount, bool kInput, bool kLogits>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     split_attention_backward_planes_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   using acc_t = acc_type<scalar_t>;
   DYN_SMEM(acc_t, grads);  // of the attention, [planes of the block][radix]

@@ -19,6 +19,7 @@ PY := $(VENV)/bin/python
 # Building for all seven generations of GPUs, as `pip install .` does, takes several times as long as for these two. As PTX
 # they also run on every later one.
 export TORCH_CUDA_ARCH_LIST ?= 7.5+PTX;9.0+PTX
+export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
 demo: build
 	$(PY) -m benchmarks.demo

@@ -1,5 +1,8 @@
 """The tools of static_gates, tried on kernels whose machine code is known."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from static_gates import occupancy, sass
 
@@ -75,6 +78,22 @@ def test_spills_are_refused(source):
         sass.compile_cubin(path, "sm_90")
     (kernel,) = sass.analyse(sass.compile_cubin(path, "sm_90", forbid_spills=False))
     assert kernel.spills > 0
+
+
+def test_a_library_shows_its_spills(source, tmp_path):
+    library = tmp_path / "kernels.so"
+    command = [
+        sass.nvcc(),
+        "-O3",
+        "-lineinfo",
+        "-gencode=arch=compute_75,code=sm_75",
+        "-gencode=arch=compute_90,code=sm_90",
+    ]
+    command += ["-shared", "-Xcompiler=-fPIC", str(source(SPILLS)), "-o", str(library)]
+    subprocess.run(command, check=True, capture_output=True)
+    usage = sass.resource_usage(library)
+    assert {kernel.architecture for kernel in usage} == {"sm_75", "sm_90"}
+    assert all(kernel.stack_bytes > 0 and Path(kernel.source).name == "kernels.cu" for kernel in usage)
 
 
 def test_occupancy():

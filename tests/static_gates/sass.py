@@ -198,6 +198,13 @@ _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,6})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]
 _USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
+def _dump(option: str, file: str | Path) -> str:
+    result = subprocess.run([cuobjdump(), option, str(file)], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"cuobjdump {option} {file}: {result.stderr}")
+    return result.stdout + result.stderr
+
+
 def _innermost_loops(instructions: list[Instruction]) -> list[CodeRange]:
     """A loop is what lies between a branch and its target before it. An endless one (the padding behind a kernel's exit
     is a branch to itself) is none."""
@@ -210,15 +217,33 @@ def _innermost_loops(instructions: list[Instruction]) -> list[CodeRange]:
     return [CodeRange([i for i in instructions if low <= i.address <= high]) for low, high in sorted(innermost)]
 
 
-def analyse(cubin: str | Path, name_contains: str = "") -> list[KernelSass]:
-    def dump(option):
-        result = subprocess.run([cuobjdump(), option, str(cubin)], capture_output=True, text=True)
-        if result.returncode != 0:
-            raise RuntimeError(f"cuobjdump {option} {cubin}: {result.stderr}")
-        return result.stdout + result.stderr
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What one kernel of a library takes; a stack is where registers are spilled to."""
 
-    usage = {m[1]: tuple(map(int, m.groups()[1:])) for m in _USAGE.finditer(dump("-res-usage"))}
-    kernels, listing = [], dump("-sass")
+    architecture: str
+    source: str
+    kernel: str  # mangled
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    local_bytes: int
+
+
+def resource_usage(library: str | Path) -> list[Usage]:
+    """Of every kernel in a shared library that was compiled with -lineinfo, for every architecture."""
+    listing = _dump("-res-usage", library)
+    kernels = []
+    for part in listing.split("Fatbin elf code:")[1:]:
+        architecture, source = re.search(r"arch = (\w+)", part)[1], re.search(r"identifier = (.*)", part)[1]
+        for name, *numbers in _USAGE.findall(part):
+            kernels.append(Usage(architecture, source.strip(), name, *map(int, numbers)))
+    return kernels
+
+
+def analyse(cubin: str | Path, name_contains: str = "") -> list[KernelSass]:
+    usage = {m[1]: tuple(map(int, m.groups()[1:])) for m in _USAGE.finditer(_dump("-res-usage", cubin))}
+    kernels, listing = [], _dump("-sass", cubin)
     architecture = int(re.search(r"sm_(\d+)", listing)[1])
     for part in listing.split("Function : ")[1:]:
         name = part.split(None, 1)[0]

@@ -77,6 +77,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "",
         "Made from `benchmarks/results/*.json` by `python -m benchmarks figures`; the README says how to measure.",
         "A cell is fastconv's median time and how many times faster than the fastest peer it is; below 1: slower.",
+        "Of networks also images a second, and the most memory that a call takes (in brackets: that the peer's takes).",
         f"In *italics*: slower than {NOT_SLOWER}. The result files hold peers' times, limits and targets too.",
     ]
     for content in results:
@@ -118,4 +119,7 @@ def cases(rows: Sequence[Row]) -> Iterator[list[str]]:
 def cell(row: Row) -> str:
     digits = 3 if row["time_ms"] < 1 else 2
     text = f"{row['time_ms']:.{digits}f} ms, {row['ratio']:.2f}x"
+    if "images_per_s" in row:
+        peer = row["best_peer"]
+        text += f", {row['images_per_s']:.1f} images/s, {row['peak_mib'][OURS]:.0f} MiB ({row['peak_mib'][peer]:.0f})"
     return f"*{text}*" if row["ratio"] < NOT_SLOWER else text

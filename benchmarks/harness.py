@@ -80,6 +80,7 @@ class Problem:
     peak_dtype: the matrix product of this dtype gives the peak.
     target: the ratio over the best peer to reach.
     error, tolerance: norm of fastconv's error over the norm of the correct result, found before anything is timed.
+    images: of one call, for a rate and for the memory that a call holds at most.
     overhead_probe: the same call with `overhead_factor` times the work; subtracting it leaves the cost of a call.
     """
 
@@ -90,6 +91,7 @@ class Problem:
     target: float
     error: float
     tolerance: float
+    images: int | None = None
     overhead_probe: Run | None = None
     overhead_factor: int = 1
     overhead_target_us: float | None = None
@@ -236,6 +238,25 @@ def copy_rate(footprint: float, device: str, threads: int) -> float:
     return _copy_rate(half // step * step, device, threads)
 
 
+# ---------------------------------------------------------------- memory
+
+
+def peak_memory(run: Run, device: str) -> int:
+    """The most bytes of tensors that a call holds, beyond those that there were before it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    # The profiler's own counting of the CPU's allocator; torch has no other.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held, default=0)
+
+
 # ---------------------------------------------------------------- one row
 
 
@@ -280,6 +301,9 @@ def measure(problem: Problem, setting: Setting, budget_s: float) -> Row:
         "target": f">= {problem.target:g}",
         "met": ratio >= problem.target,
     }
+    if problem.images is not None:
+        row["images_per_s"] = problem.images / ours
+        row["peak_mib"] = {name: peak_memory(runs[0], setting.device) / 2**20 for name, runs in providers.items()}
     if probe is not None:
         # Kernel time from the slope between the two amounts of work; what is left is the cost of calling.
         overhead_us = (ours - (probe - ours) / (problem.overhead_factor - 1)) * 1e6

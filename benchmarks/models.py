@@ -126,6 +126,7 @@ def prepare(case: Case, setting: Setting, copies: int, with_compile: bool) -> Pr
         target=TARGET[setting.direction],
         error=error,
         tolerance=2 * peers_error + 1e-6,
+        images=case.batch,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,6 +84,26 @@ def test_table_prints_markdown_of_a_result(quick_run: tuple[Path, str]) -> None:
     assert "**forward, f32, nchw, 1 thread**" in done.stdout
     widths = {line.count("|") for line in done.stdout.splitlines() if line.startswith("|")}
     assert len(widths) == 1  # every line of every table has as many cells
+
+
+def test_networks_have_a_rate_and_memory(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    options = ["--quick", "--dtype", "f32", "--layout", "channels_last", "--json", str(file)]
+    done = run_benchmarks("models", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["direction"] for row in rows] == ["forward", "backward"]
+    for row in rows:
+        assert row["images_per_s"] == pytest.approx(1e3 / row["time_ms"]) and row["correct"]
+        assert row["peak_mib"].keys() == row["ratios"].keys() | {"fastconv"}
+
+
+def test_peak_memory_is_the_most_that_is_held_at_once() -> None:
+    harness = load_page("harness")
+    x = torch.zeros(1 << 20)
+    # Three results, of which two are held at a time.
+    assert harness.peak_memory(lambda: x.add(1).mul(2).sub(3), "cpu") == pytest.approx(2 * 4 * x.numel(), rel=1e-3)
+    assert harness.peak_memory(lambda: x.add_(1), "cpu") < 1000
 
 
 def test_documents_hold_the_figures_of_the_result_files() -> None:

@@ -254,6 +254,33 @@ def test_plan_of_a_cuda_call(dtype: str, groups: int, group_channels: int, capab
         assert text in _C.grouped_conv2d_cuda_plan(direction, dtype, g, capability, 132, 227 * 1024, 228 * 1024)
 
 
+@pytest.mark.skipif(_C.cpu_capability() != "avx512", reason="blocks of channels are AVX-512's")
+@pytest.mark.parametrize(
+    ("dtype", "channels_last", "width", "kernel", "stride", "plans"),
+    [
+        ("float32", True, 4, 3, 1, ("blocks", "blocks", "blocks")),
+        ("float32", True, 8, 3, 2, ("blocks", "blocks", "blocks")),
+        ("float32", True, 16, 3, 1, ("torch's", "torch's", "torch's")),
+        ("float32", True, 16, 3, 2, ("blocks", "torch's", "torch's")),
+        ("bfloat16", True, 64, 3, 1, ("blocks", "blocks", "blocks")),
+        ("bfloat16", True, 24, 3, 1, ("over planes", "over planes", "dot products of planes")),
+        ("float32", False, 4, 3, 1, ("over planes", "over planes", "dot products of planes")),
+        ("float32", True, 4, 5, 1, ("over planes", "over planes", "dot products of planes")),
+        ("float32", True, 40, 1, 1, ("pixels to pixels", "pixels to pixels", "dot products of planes")),
+        ("bfloat16", True, 40, 1, 1, ("pixels to pixels", "pixels to pixels", "dot products of planes")),
+    ],
+)
+def test_plan_of_a_cpu_call(
+    dtype: str, channels_last: bool, width: int, kernel: int, stride: int, plans: tuple[str, ...]
+) -> None:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.empty(8, 8 * width, 56, 56, device="meta", dtype=getattr(torch, dtype)).to(memory_format=memory_format)
+    w = torch.empty(8 * width, width, kernel, kernel, device="meta", dtype=x.dtype)
+    g = check_arguments("grouped_conv2d", x, w, None, [stride] * 2, [kernel // 2] * 2, [1, 1], 8)
+    for direction, text in zip(("forward", "input_grad", "weight_grad"), plans, strict=True):
+        assert text in _C.grouped_conv2d_cpu_plan(direction, dtype, g), direction
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [1, 4, 16, 40])

@@ -8,6 +8,12 @@
 namespace fastconv::grouped_conv2d::FASTCONV_ISA {
 using namespace fastconv::FASTCONV_ISA;
 
+// Where the hardware does not foresee what is accessed next: pixels of channels_last, a few channels of each at a time.
+template <bool kForWriting>
+FASTCONV_INLINE void prefetch_lines(const void* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, kForWriting, 3);
+}
+
 // Planes that stay in the second-level cache beside what streams through.
 inline constexpr int64_t kScratchBytes = 512 * 1024;
 

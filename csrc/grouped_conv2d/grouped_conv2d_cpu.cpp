@@ -85,8 +85,8 @@ void run_weight_grad(const Params& p) {
   with_storage_type(p.dtype, [&](auto zero) { run_weight_grad_of<decltype(zero)>(p); });
 }
 
-// ---- where torch's convolution is called instead, by measurements with AVX-512 (benchmarks/grouped_conv2d.py): our
-// tiles have pixels in their lanes, oneDNN's have channels and need no change of layout in channels_last.
+// ---- where torch's convolution is called instead, by measurements with AVX-512 (benchmarks/grouped_conv2d.py): over
+// planes our tiles have pixels in their lanes, oneDNN's have channels and need no change of layout in channels_last.
 
 int64_t widest_group(const Params& p) { return std::max(p.group_channels(), p.group_out_channels()); }
 bool is_16_bit(const Params& p) { return p.dtype == ElementType::bf16 || p.dtype == ElementType::f16; }
@@ -103,15 +103,18 @@ bool correlation_is_slower(const Params& p, int64_t pixels, bool forward) {
   if (is_depthwise(p) || !is_usual(p)) return false;
   if (p.groups == 1 || has_amx(p)) return true;
   const bool nchw = p.layout == Layout::nchw, pointwise = p.kernel_h * p.kernel_w == 1;
+  const bool strided = p.stride_h * p.stride_w > 1;
+  if (kernels().has_blocks(p)) return !is_16_bit(p) && widest_group(p) > (strided && forward ? 16 : 8);
   // Of other sizes, oneDNN (torch 2.14.1) lets a NaN of one group reach the next.
   const bool fours = p.group_channels() % 4 == 0 && p.group_out_channels() % 4 == 0;
-  if (is_pointwise(p)) return is_16_bit(p) && fours;
+  // Rounding to 16 bits is as much work as many multiply-adds.
+  if (is_pointwise(p))
+    return forward && is_16_bit(p) && fours && p.group_channels() < 32 && p.group_out_channels() > p.group_channels();
   if (pointwise) return is_16_bit(p) ? !nchw && fours : widest_group(p) > 64 && pixels < 64;
-  const bool strided = p.stride_h * p.stride_w > 1;
   if (widest_group(p) < 16) return forward && !nchw && strided && fours && widest_group(p) >= 8 && !is_16_bit(p);
   if (strided) return true;
   if (is_16_bit(p)) return widest_group(p) > 128 && pixels < 64;
-  return !nchw || widest_group(p) > 32 || pixels < 200;
+  return !nchw || widest_group(p) > 32 || pixels < 1000;
 }
 
 bool forward_is_slower(const Params& p) { return correlation_is_slower(p, p.out_height * p.out_width, true); }
@@ -121,11 +124,12 @@ bool weight_grad_is_slower(const Params& p) {
   if (is_depthwise(p) || !is_usual(p)) return false;
   if (p.groups == 1 || has_amx(p)) return true;
   if (widest_group(p) < 16) return false;
+  if (kernels().has_blocks(p)) return !is_16_bit(p);
   const int64_t pixels = p.out_height * p.out_width;
   if (p.kernel_h * p.kernel_w == 1) return !is_16_bit(p) && widest_group(p) > 64 && pixels < 64;
   const bool nchw = p.layout == Layout::nchw, small = pixels < 200, strided = p.stride_h * p.stride_w > 1;
   if (is_16_bit(p)) return small && (!nchw || strided || widest_group(p) > 128);
-  return !nchw || small || widest_group(p) >= 64;
+  return !nchw || pixels < 1000 || widest_group(p) >= 64;
 }
 
 const Kernel kForward = {run_forward, forward_is_slower};
@@ -163,6 +167,7 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_output, const Tensor&
 std::string describe_cpu_plan(const std::string& direction, const Params& p) {
   if (is_depthwise(p)) return "depthwise_conv2d's kernels, each channel being a group";
   if (is_served_by_torch(kernel_of(direction), p)) return "torch's convolution, which measured faster for such calls";
+  if (kernels().has_blocks(p)) return "register tiles over blocks of channels in scratch";
   if (direction == "weight_grad") return "dot products of planes in scratch";
   return is_pointwise(p) ? "register tiles from pixels to pixels" : "register tiles over planes in scratch";
 }

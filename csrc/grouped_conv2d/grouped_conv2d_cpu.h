@@ -56,6 +56,7 @@ struct Kernels {
   void (*pointwise)(const Correlation&, const void* packed, int64_t begin, int64_t end);
   WeightGradSplit (*weight_grad_split)(const Params&, int64_t threads);
   void (*weight_grad)(const Params&, WeightGradSplit split, void* partial_sums, int64_t begin, int64_t end);
+  bool (*has_blocks)(const Params&);  // whether vectors hold channels, for plans
 };
 
 namespace avx512 {

@@ -30,7 +30,7 @@ __device__ __forceinline__ acc_type<scalar_t> column_grad(const Params& p, index
 
 // kRepeatable: a thread has all pixels of channel c of image n, and nobody else adds there.
 template <class scalar_t, class index_t, bool kRepeatable>
-__global__ void __launch_bounds__(kGenericThreads)
+__global__ void __launch_bounds__(kGenericThreads, kMinBlocks)
     deform_conv2d_input_grad_kernel(const Params p, acc_type<scalar_t>* sums) {
   using acc_t = acc_type<scalar_t>;
   const index_t i = index_t(blockIdx.x) * kGenericThreads + threadIdx.x, width = index_t(p.out_width);
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kGenericThreads)
 }
 
 template <class scalar_t, class index_t>
-__global__ void __launch_bounds__(kGenericThreads) deform_conv2d_offset_grad_kernel(const Params p) {
+__global__ void __launch_bounds__(kGenericThreads, kMinBlocks) deform_conv2d_offset_grad_kernel(const Params p) {
   using acc_t = acc_type<scalar_t>;
   const index_t i = index_t(blockIdx.x) * kGenericThreads + threadIdx.x, taps = index_t(p.taps());
   const Position<index_t> at =

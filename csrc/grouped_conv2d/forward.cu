@@ -13,7 +13,7 @@ namespace fastconv::grouped_conv2d {
 
 // Threads follow the output in memory, so a thread's place along the channels is a position.
 template <class scalar_t, class index_t>
-__global__ void __launch_bounds__(kGenericThreads) grouped_conv2d_forward_kernel(const Params p) {
+__global__ void __launch_bounds__(kGenericThreads, kMinBlocks) grouped_conv2d_forward_kernel(const Params p) {
   using acc_t = acc_type<scalar_t>;
   const index_t i = index_t(blockIdx.x) * kGenericThreads + threadIdx.x;
   const index_t groups = index_t(p.groups), group_channels = index_t(p.channels) / groups;

@@ -102,7 +102,7 @@ __device__ __forceinline__ acc_t sum_rows(acc_t* sums, const Plan& plan, const P
 }
 
 template <class scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     split_attention_pool_pixels_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan,
                                        acc_type<scalar_t>* tiles) {
   using acc_t = acc_type<scalar_t>;
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     split_attention_combine_pixels_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   using acc_t = acc_type<scalar_t>;
   DYN_SMEM(acc_t, attention);  // [radix][channels of the block]
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 // The second launch, a thread a channel: sums of tiles in order, and what follows from them.
 template <class scalar_t, bool kPool>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     split_attention_finish_kernel(const __grid_constant__ Params p, int tiles, const acc_type<scalar_t>* sums) {
   using acc_t = acc_type<scalar_t>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, n = divide(i, p.channels), c = i - n * p.channels;

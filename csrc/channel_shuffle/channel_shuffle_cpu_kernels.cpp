@@ -6,6 +6,9 @@
 // Limit: every element is read once and written once, with no arithmetic: the copy rate.
 #include <cstdint>
 #include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "channel_shuffle/channel_shuffle_cpu.h"
 
@@ -26,7 +29,7 @@ inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTCONV_INLINE void copy_bytes(char* to, const char* from, const char* next, int64_t bytes) {
   using V = typename VectorOf<char, FASTCONV_VECTOR_BYTES>::type;
   constexpr int64_t step = FASTCONV_VECTOR_BYTES;
-  if (bytes < step || bytes > 1024) {
+  if (bytes < step || bytes > 4096) {
     std::memcpy(to, from, size_t(bytes));
     return;
   }
@@ -135,11 +138,42 @@ FASTCONV_INLINE void copy_last_rows(T* whole, int64_t pitch, T* const (&parts)[k
   copy_block<T, kStreams, kSplit, kBytes>(whole, pitch, parts, rows - step);
 }
 
+#if FASTCONV_VECTOR_BYTES == 64
+// All rows of a piece where they are fewer than a vector holds: what is not there is masked.
+template <class T, int kStreams, bool kSplit>
+FASTCONV_INLINE void copy_few_rows(T* whole, T* const (&parts)[kStreams], int64_t rows) {
+  using V = typename VectorOf<T, 64>::type;
+  constexpr int lanes = 64 / int(sizeof(T));
+  const auto mask = [](int64_t count) {
+    const int64_t bytes = count * int64_t(sizeof(T));
+    return bytes >= 64 ? ~uint64_t(0) : bytes <= 0 ? 0 : (uint64_t(1) << bytes) - 1;
+  };
+  const uint64_t of_rows = mask(rows);
+  V in[kStreams], out[kStreams];
+  for (int j = 0; j < kStreams; ++j)
+    in[j] = kSplit ? (V)_mm512_maskz_loadu_epi8(mask(rows * kStreams - j * lanes), whole + j * lanes)
+                   : (V)_mm512_maskz_loadu_epi8(of_rows, parts[j]);
+  if constexpr (kSplit) {
+    take_apart<lanes>(in, out);
+    for (int j = 0; j < kStreams; ++j) _mm512_mask_storeu_epi8(parts[j], of_rows, (__m512i)out[j]);
+  } else {
+    interleave<lanes>(in, out);
+    for (int j = 0; j < kStreams; ++j)
+      _mm512_mask_storeu_epi8(whole + j * lanes, mask(rows * kStreams - j * lanes), (__m512i)out[j]);
+  }
+}
+#endif
+
 // With vectors of kBytes, smaller ones if there are not enough rows, or one by one (kBytes 0).
 template <class T, int kStreams, bool kSplit, int kBytes>
 inline void copy_rows(T* whole, int64_t pitch, T* const (&parts)[kStreams], int64_t rows) {
   if constexpr (kBytes >= 16) {
     constexpr int64_t step = kBytes / int64_t(sizeof(T));
+#if FASTCONV_VECTOR_BYTES == 64
+    if constexpr (kBytes == 64 && sizeof(T) == 4)  // permuting smaller elements takes longer
+      if (rows < step && rows > step / 2 && pitch == kStreams)
+        return copy_few_rows<T, kStreams, kSplit>(whole, parts, rows);
+#endif
     if (rows < step) return copy_rows<T, kStreams, kSplit, kBytes == 16 ? 0 : kBytes / 2>(whole, pitch, parts, rows);
     int64_t row = 0;
     for (; row + step <= rows; row += step) copy_block<T, kStreams, kSplit, kBytes>(whole, pitch, parts, row);

@@ -17,10 +17,16 @@ __device__ __forceinline__ void load_elements(const scalar_t* from, acc_type<sca
 
 template <class scalar_t, int kCount>
 __device__ __forceinline__ void store_elements(scalar_t* to, const acc_type<scalar_t> (&values)[kCount]) {
+  // By the intrinsic: nvcc breaks up a plain store of 16 bytes where it does not see that its parts are neighbours.
   if constexpr (kCount == 1) {
     *to = from_acc<scalar_t>(values[0]);
+  } else if constexpr (kCount == kVec<scalar_t>) {
+    __stwb(reinterpret_cast<uint4*>(to), pack(values, scalar_t()));
+  } else if constexpr (sizeof(scalar_t) == 4) {
+    __stwb(reinterpret_cast<float2*>(to), make_float2(values[0], values[1]));
   } else {
-    store_group(to, values);
+    __stwb(reinterpret_cast<uint2*>(to),
+           make_uint2(pack_pair(values[0], values[1], scalar_t()), pack_pair(values[2], values[3], scalar_t())));
   }
 }
 

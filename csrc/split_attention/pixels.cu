@@ -37,7 +37,7 @@ __device__ __forceinline__ scalar_t* pixel_of(const Params& p, const FeatureMap&
 }
 
 // A number for each channel of a block, in shared memory. Four channels of a lane lie together, those of neighbouring
-// lanes behind them, so that accesses of 16 bytes meet no bank twice.
+// lanes behind them, so that loads of 16 bytes meet no bank twice.
 template <class acc_t, int kCount>
 struct Row {
   static constexpr int kGroup = kCount < 4 ? kCount : 4;
@@ -60,17 +60,6 @@ struct Row {
       }
     }
   }
-  __device__ __forceinline__ void store(int lane, const acc_t (&values)[kCount]) const {
-    UNROLL for (int part = 0; part < kCount / kGroup; ++part) {
-      acc_t* to = data + (part * lanes + lane) * kGroup;
-      if constexpr (kGroup == 4) {
-        *reinterpret_cast<float4*>(to) =
-            make_float4(values[4 * part], values[4 * part + 1], values[4 * part + 2], values[4 * part + 3]);
-      } else {
-        UNROLL for (int i = 0; i < kGroup; ++i) to[i] = values[i];
-      }
-    }
-  }
 };
 
 template <class scalar_t, int kCount>
@@ -88,16 +77,21 @@ __device__ __forceinline__ void compute_attention(const Params& p, const Plan& p
   __syncthreads();
 }
 
-// The sum over the rows of a block, for the channel at place threadIdx.x: sums[row][place].
+// The sum over the rows of a block, for its channel number threadIdx.x. Each element of all threads' values lies
+// together, so far apart that the lanes which then add up neighbouring channels meet no bank twice either.
 template <class acc_t, int kCount>
 __device__ __forceinline__ acc_t sum_rows(acc_t* sums, const Plan& plan, const Place<kCount>& place,
                                           const acc_t (&values)[kCount]) {
   __syncthreads();  // the last ones have been read
-  Row<acc_t, kCount>{sums + place.row * place.width, plan.lanes}.store(place.lane, values);
+  constexpr int kApart = kThreads + 32 / kCount;
+  UNROLL for (int i = 0; i < kCount; ++i) sums[i * kApart + threadIdx.x] = values[i];
   __syncthreads();
   acc_t sum = 0;
-  if (int(threadIdx.x) < place.width)
-    for (int row = 0; row < place.rows; ++row) sum += sums[row * place.width + threadIdx.x];
+  const int channel = int(threadIdx.x);
+  if (channel < place.width) {
+    const acc_t* from = sums + channel % kCount * kApart + channel / kCount;
+    for (int row = 0; row < place.rows; ++row) sum += from[row * plan.lanes];
+  }
   return sum;
 }
 
@@ -116,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       UNROLL for (int j = 0; j < kCount; ++j) sums[j] += values[j];
     }
   const acc_t sum = sum_rows(smem, plan, place, sums);
-  const int64_t c = place.block_channel + Row<acc_t, kCount>{nullptr, plan.lanes}.channel_at(threadIdx.x);
+  const int64_t c = place.block_channel + threadIdx.x;
   if (int(threadIdx.x) >= place.width || c >= p.channels) return;
   if (plan.tiles > 1) {
     tiles[(place.n * plan.tiles + place.tile) * p.channels + c] = sum;
@@ -196,7 +190,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
   if constexpr (kLogits) {
     const int at = int(threadIdx.x);
-    const int64_t c = place.block_channel + Row<acc_t, kCount>{nullptr, plan.lanes}.channel_at(at);
+    const int64_t c = place.block_channel + at;
     if (at >= place.width || c >= p.channels) return;
     // From here on a thread reads what it wrote.
     if (plan.tiles > 1) {

@@ -78,7 +78,7 @@ inline Plan pixels_plan(Pass pass, const Params& p, const DeviceFacts& device) {
   plan.tiles = std::max<int64_t>(1, ceil_div(p.pixels(), plan.tile_size));
   plan.grid = unsigned(blocks * plan.tiles);
   const int64_t size = accumulator_size(p.dtype), of_splits = p.radix * plan.lanes * plan.count * size;
-  const int64_t reduction = kThreads * plan.count * size;
+  const int64_t reduction = (kThreads * plan.count + 32) * size;
   const bool sums = pass == Pass::pool || (pass == Pass::backward && p.grad_logits);
   plan.smem_bytes = int((pass == Pass::pool ? 0 : of_splits) + (sums ? reduction : 0) +
                         (pass == Pass::backward && sums ? of_splits : 0));

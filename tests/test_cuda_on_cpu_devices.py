@@ -50,3 +50,7 @@ def test_on_device(name: str, file: str) -> None:
 def test_values_that_are_not_finite(file: str) -> None:
     """Tiles hold zeros beyond the edge of a map, which an infinite value must not meet."""
     run_tests("cuda_on_cpu", file, ["-k", "not_finite"])
+
+
+def test_launches_of_blocks() -> None:
+    run_tests("cuda_on_cpu_ptx", "test_split_attention_nn.py", ["-k", "launches"])

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from fastconv.nn import SelectiveKernel, SplitAttention, SplitAttentionConv2d, SqueezeExcite
+from conftest import Device
+from cuda_on_cpu import runtime
+from fastconv.nn import CBAM, SelectiveKernel, SplitAttention, SplitAttentionConv2d, SqueezeExcite
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 timm = pytest.importorskip("timm")
 from timm.layers import BlurPool2d, SEModule, SplitAttn  # noqa: E402
 from timm.layers import SelectiveKernel as TimmSelectiveKernel  # noqa: E402
+from timm.layers.cbam import CbamModule  # noqa: E402
 
 Make = Callable[..., nn.Module]
 NORM = {"norm_layer": nn.BatchNorm2d}
@@ -210,3 +214,82 @@ def test_errors() -> None:
         SelectiveKernel(8, kernel_size=[3, 5, 7])
     with pytest.raises(ValueError, match="gate_layer must be a class, sigmoid or hard_sigmoid, got 'tanh'"):
         SqueezeExcite(8, gate_layer="tanh")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Launches of a block on a GPU, as docs/operators/split_attention.md gives them: those of fastconv's kernels, which the
+# emulator counts, and one for each operator of torch that is not a view, though some of those take more.
+
+
+class Launches(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_torch = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        only_memory = func.is_view or func.overloadpacket.__name__ in (
+            "empty",
+            "new_empty",
+            "empty_like",
+            "_unsafe_view",
+        )
+        self.of_torch += func.namespace == "aten" and not only_memory
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        return self.of_torch + sum(kernel.launches for kernel in runtime.instructions())
+
+
+def timms_split_attention(channels: int) -> nn.Module:
+    """Without what goes before it."""
+    module = SplitAttn(channels, norm_layer=nn.BatchNorm2d)
+    module.conv, module.bn0, module.act0 = nn.Identity(), nn.Identity(), nn.Identity()
+    return module
+
+
+# Ours, timm's, channels of the input, launches in inference and in training, second launches of these.
+BLOCKS: dict[str, tuple[Make, Make, int, tuple[int, int], tuple[int, int]]] = {
+    # pool, two products, combine; in training convolution, norm and its counter, ReLU and convolution between pool and
+    # combine, the gradients of these four, and the two passes of the joined gradient.
+    "split attention": (partial(SplitAttention, **NORM), timms_split_attention, 32, (4, 7 + 6), (1, 2)),
+    # The same without a norm.
+    "SE": (SqueezeExcite, SEModule, 16, (4, 5 + 5), (1, 2)),
+    # Two branches of convolution, norm and ReLU and their concatenation, then as split attention; in training also two
+    # counters, and the concatenation of the gradients of both halves of the input.
+    "SK": (SelectiveKernel, TimmSelectiveKernel, 16, (7 + 4, 9 + 7 + 6 + 7), (1, 2)),
+    # Average and maximum, two products, their sum, combine; average and maximum, convolution, norm, gate. In training
+    # also a ReLU and a counter; gradients of gate, norm, convolution, pool; of combine, the sum (a copy), two
+    # convolutions, ReLU, pool; and two sums where a map has two uses.
+    "CBAM": (CBAM, CbamModule, 16, (5 + 4, 6 + 5 + 4 + 6 + 2), (0, 1)),
+}
+
+
+def launches_of(module: nn.Module, x: Tensor) -> tuple[int, int]:
+    """In inference, and in training forward and backward."""
+    with torch.no_grad():
+        module.eval()(x)  # folds what stays the same
+        runtime.reset()
+        with Launches() as inference:
+            module(x)
+        totals = [inference.total]
+    x = x.detach().requires_grad_()
+    grad = torch.ones_like(module.train()(x))
+    runtime.reset()
+    with Launches() as training:
+        torch.autograd.grad(module(x), [x, *module.parameters()], grad)
+    return totals[0], training.total
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_launches(device: Device, name: str, layout: str) -> None:
+    """Sums over the pixels in channels_last are made of those of tiles, by a second launch, if an image has several."""
+    if device.name != "cuda_on_cpu_ptx":
+        pytest.skip("launches are counted in the emulator's mode ptx")
+    ours, timms, channels, launches, second = BLOCKS[name]
+    x = torch.randn(2, channels, 12, 12).contiguous(memory_format=LAYOUTS[layout])
+    found, of_timm = launches_of(ours(16), x), launches_of(timms(16), x)
+    want = tuple(n + more * (layout == "channels_last") for n, more in zip(launches, second))
+    assert found == want, f"timm: {of_timm}"
+    assert found[0] < of_timm[0] and found[1] < of_timm[1]

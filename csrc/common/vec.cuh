@@ -120,6 +120,21 @@ __device__ __forceinline__ void load_group(const scalar_t* address, float (&valu
   }
 }
 
+// The same, from shared memory: whole, even if parts of it are not used. nvcc would load the others alone, and words
+// that are 16 bytes apart meet in four banks in turn, so that they take as long as all.
+template <class scalar_t, int kCount>
+__device__ __forceinline__ void load_whole_group(const scalar_t* address, float (&values)[kCount]) {
+  if constexpr (kCount == kVec<scalar_t>) {
+    const uint4 raw = *reinterpret_cast<const uint4*>(address);
+#ifdef __CUDA_ARCH__
+    asm volatile("" ::"r"(raw.x), "r"(raw.y), "r"(raw.z), "r"(raw.w));
+#endif
+    unpack(raw, values, scalar_t());
+  } else {
+    load_group(address, values);
+  }
+}
+
 // Keeps the compiler from computing `value` again where it is used again, to save a register.
 __device__ __forceinline__ void keep_in_register([[maybe_unused]] float& value) {
 #ifdef __CUDA_ARCH__

@@ -9,16 +9,21 @@
 
 namespace fastconv::depthwise_conv2d {
 
+// Taps of a kernel in shared memory: a whole number of 16-byte groups.
+template <int kSize>
+constexpr int kStagedTaps = (kSize * kSize + 3) / 4 * 4;
+
 // All weights in registers; each row of the tile is read once and feeds every output row that needs it.
-template <class scalar_t, int kSize, int kStride, int kOutputs>
-__device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, const float (&weight)[kSize * kSize],
+template <class scalar_t, int kSize, int kStride, int kTaps, int kOutputs>
+__device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, const float (&weight)[kTaps],
                                            float (&sums)[kOutputs]) {
-  using S = Strip<scalar_t, kStride>;
-  constexpr int kWidth = kVec<scalar_t>, kShift = kTileShift<kSize / 2, kWidth>;
-  constexpr int kGroups = (kShift + (S::kColumns - 1) * kStride + kSize + kWidth - 1) / kWidth;
+  using S = Strip<scalar_t, kStride, kSize>;
+  constexpr int kWholeShift = kTileShift<kSize / 2, kVec<scalar_t>>;
+  constexpr int kFirst = kWholeShift / S::kGroup * S::kGroup, kShift = kWholeShift - kFirst;
+  constexpr int kGroups = (kShift + (S::kColumns - 1) * kStride + kSize + S::kGroup - 1) / S::kGroup;
   UNROLL for (int r = 0; r < (S::kRows - 1) * kStride + kSize; ++r) {
-    float row[kGroups * kWidth];
-    load_row(tile + r * pitch, row);
+    float row[kGroups * S::kGroup];
+    load_row<S::kGroup>(tile + r * pitch + kFirst, row);
     UNROLL for (int y = 0; y < S::kRows; ++y) {
       const int ky = r - y * kStride;
       if (ky < 0 || ky >= kSize) continue;
@@ -31,8 +36,8 @@ __device__ __forceinline__ void accumulate(const scalar_t* tile, int pitch, cons
 template <class scalar_t, int kSize, int kStride>
 __global__ void __launch_bounds__(kTileThreads)
     depthwise_conv2d_forward_nchw_kernel(const Params p, const TileShape shape) {
-  using S = Strip<scalar_t, kStride>;
-  constexpr int kOutputs = S::kRows * S::kColumns;
+  using S = Strip<scalar_t, kStride, kSize>;
+  constexpr int kOutputs = S::kRows * S::kColumns, kTaps = kStagedTaps<kSize>;
   DYN_SMEM(scalar_t, tile);
   __shared__ int64_t input_offsets[kMaxPlanes], output_offsets[kMaxPlanes];
 
@@ -51,7 +56,14 @@ __global__ void __launch_bounds__(kTileThreads)
   const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w), kernel_taps = kernel_h * kernel_w;
   const scalar_t* weight = static_cast<const scalar_t*>(p.weight);
   float* weight_rows = reinterpret_cast<float*>(reinterpret_cast<char*>(tile) + shape.weight_offset);
-  if constexpr (kSize == 0) {
+  if constexpr (kSize > 0) {
+    for (int i = threadIdx.x; i < shape.planes * kTaps; i += blockDim.x) {
+      const int tap = i % kTaps, channel = (first_plane + i / kTaps) % out_channels;
+      weight_rows[i] = tap < kSize * kSize
+                           ? to_acc(weight[channel * kernel_taps + (shape.flip ? kernel_taps - 1 - tap : tap)])
+                           : 0.f;
+    }
+  } else {
     for_each_item(shape.planes, kernel_h, kernel_w, [&](int plane, int ky, int kx) {
       if (output_offsets[plane] < 0) return;
       const int tap = ky * kernel_w + kx, channel = (first_plane + plane) % out_channels;
@@ -66,7 +78,7 @@ __global__ void __launch_bounds__(kTileThreads)
   scalar_t* staged_output = reinterpret_cast<scalar_t*>(reinterpret_cast<char*>(tile) + shape.output_offset);
   const int out_height = int(p.out_height), out_width = int(p.out_width), stride_h = int(p.output.stride_h);
   const int strips = shape.strips_y * shape.strips_x, staged_pitch = shape.strips_x * S::kColumns;
-  float weights[kSize > 0 ? kSize * kSize : 1] = {};
+  float weights[kSize > 0 ? kTaps : 1] = {};
   float bias = 0;
   int loaded_plane = -1;
   for (int i = threadIdx.x; i < shape.planes * strips; i += blockDim.x) {
@@ -78,15 +90,17 @@ __global__ void __launch_bounds__(kTileThreads)
       const int channel = (first_plane + plane) % out_channels;
       bias = p.bias ? to_acc(static_cast<const scalar_t*>(p.bias)[channel]) : 0.f;
       if constexpr (kSize > 0) {
-        const scalar_t* w = weight + channel * kernel_taps;
-        UNROLL for (int k = 0; k < kSize * kSize; ++k) weights[k] = to_acc(w[shape.flip ? kSize * kSize - 1 - k : k]);
+        UNROLL for (int k = 0; k < kTaps; k += 4) {
+          const float4 four = *reinterpret_cast<const float4*>(weight_rows + plane * kTaps + k);
+          weights[k] = four.x, weights[k + 1] = four.y, weights[k + 2] = four.z, weights[k + 3] = four.w;
+        }
       }
       loaded_plane = plane;
     }
     float sums[kOutputs];
     UNROLL for (int k = 0; k < kOutputs; ++k) sums[k] = bias;
     const scalar_t* strip_tile =
-        tile + (plane * shape.tile_rows + strip_y * S::kRows * kStride) * shape.pitch + strip_x * kVec<scalar_t>;
+        tile + (plane * shape.tile_rows + strip_y * S::kRows * kStride) * shape.pitch + strip_x * S::kGroup;
     if constexpr (kSize > 0) {
       accumulate<scalar_t, kSize, kStride>(strip_tile, shape.pitch, weights, sums);
     } else {

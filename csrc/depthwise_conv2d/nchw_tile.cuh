@@ -15,21 +15,20 @@ namespace fastconv::depthwise_conv2d {
 template <int kPadding, int kWidth>
 constexpr int kTileShift = (kWidth - kPadding % kWidth) % kWidth;
 
-// A thread's outputs: kRows x kColumns, with kColumns * kStride elements making 16 bytes, so that neighbouring threads
-// read neighbouring 16-byte groups of the tile.
-template <class scalar_t, int kStride>
+// A thread's outputs: kRows x kColumns. Neighbouring threads read neighbouring groups of kGroup elements of the tile.
+template <class scalar_t, int kStride, int kSize = 0>
 struct Strip {
-  static constexpr int kRows = kStripRows / kStride, kColumns = kVec<scalar_t> / kStride;
+  static constexpr NchwStrip kStrip = nchw_strip(sizeof(scalar_t), kSize, kStride);
+  static constexpr int kRows = kStrip.rows, kColumns = kStrip.columns, kGroup = kColumns * kStride;
 };
 
-// Neighbouring 16-byte groups of a row of a tile.
-template <class scalar_t, int kCount>
+// Neighbouring groups of kGroup elements of a row of a tile.
+template <int kGroup, class scalar_t, int kCount>
 __device__ __forceinline__ void load_row(const scalar_t* address, float (&row)[kCount]) {
-  constexpr int kWidth = kVec<scalar_t>;
-  UNROLL for (int g = 0; g < kCount / kWidth; ++g) {
-    float group[kWidth];
-    load_vec(address + g * kWidth, group);
-    UNROLL for (int i = 0; i < kWidth; ++i) row[g * kWidth + i] = group[i];
+  UNROLL for (int g = 0; g < kCount / kGroup; ++g) {
+    float group[kGroup];
+    load_whole_group(address + g * kGroup, group);
+    UNROLL for (int i = 0; i < kGroup; ++i) row[g * kGroup + i] = group[i];
   }
 }
 
@@ -42,6 +41,23 @@ __device__ __forceinline__ void set_plane_offsets(int64_t* offsets, const Featur
   }
 }
 
+// Calls f(plane, row, column) as for_each_item does, but a thread stays in its column, so that what depends on that
+// alone is computed once; threads beyond the last whole row have nothing to do.
+template <class F>
+__device__ __forceinline__ void for_each_in_column(int planes, int rows, int columns, F f) {
+  const int threads = blockDim.x, rows_at_once = columns < threads ? threads / columns : 1;
+  const int first_row = threadIdx.x / columns, row_step = rows_at_once % rows, plane_step = rows_at_once / rows;
+  if (first_row >= rows_at_once) return;
+  for (int column = threadIdx.x - first_row * columns; column < columns; column += threads) {
+    int row = first_row % rows, plane = first_row / rows;
+    while (plane < planes) {
+      f(plane, row, column);
+      row += row_step, plane += plane_step;
+      if (row >= rows) row -= rows, ++plane;
+    }
+  }
+}
+
 // Stages rows y0.. and columns x0.. of `height` x `width` planes into tile[planes][rows][pitch]. A group of
 // `load_width` columns lies wholly inside a row or wholly outside.
 template <class scalar_t>
@@ -51,7 +67,7 @@ __device__ __forceinline__ void stage_tiles(scalar_t* tile, const TileShape& sha
   const int stride_h = int(map.stride_h), columns = shape.row_groups * kVec<scalar_t>;
   auto stage = [&](auto bytes) {
     constexpr int kBytes = decltype(bytes)::value, kWidth = kBytes / int(sizeof(scalar_t));
-    for_each_item(shape.planes, shape.tile_rows, columns / kWidth, [&](int plane, int row, int group) {
+    for_each_in_column(shape.planes, shape.tile_rows, columns / kWidth, [&](int plane, int row, int group) {
       const int y = y0 + row, x = x0 + group * kWidth;
       const int64_t offset = offsets[plane];
       const bool inside = unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width) && offset >= 0;

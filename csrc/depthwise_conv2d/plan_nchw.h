@@ -16,17 +16,27 @@ inline int load_width(const FeatureMap& map, int64_t row, int64_t offset, Elemen
   return width;
 }
 
+// The pitch of a tile, in groups of 16 bytes: one at which neighbouring threads read neighbouring places also where
+// they go from one row of strips to the next, `rows` rows below, so that their accesses, some to a group, meet no bank
+// twice.
+inline int tile_pitch(int row_groups, int rows, int strips_x, int accesses) {
+  const int lanes = 8 * accesses;  // whose accesses take all banks once
+  if (strips_x % lanes == 0) return row_groups;
+  for (int pitch = row_groups; pitch <= row_groups + row_groups / 4; ++pitch)
+    if ((rows * pitch * accesses - strips_x) % lanes == 0) return pitch;
+  return row_groups | 1;  // spreads rows over the banks
+}
+
 // Sizes in shared memory of `shape` for a forward-like kernel whose strips are rows x columns outputs.
 inline int measure_tile(TileShape& shape, const Params& p, int rows, int columns, bool any_size) {
   const int size = int(element_size(p.dtype)), width = 16 / size, stride = int(p.stride_w);
   const int kernel_h = int(p.kernel_h), kernel_w = int(p.kernel_w);
   shape.tile_rows = (shape.strips_y * rows - 1) * stride + kernel_h;
   shape.taps = int(ceil_div(shape.shift + kernel_w, kTapGroup)) * kTapGroup;
-  const int strip_groups =
-      any_size ? shape.taps / width + 1 : int(ceil_div(shape.shift + (columns - 1) * stride + kernel_w, width));
-  shape.row_groups = shape.strips_x - 1 + strip_groups;
-  // An odd pitch keeps the strips of one warp that lie below each other in different banks.
-  shape.pitch = (shape.row_groups | 1) * width;
+  const int group = columns * stride;  // elements that neighbouring strips are apart
+  const int strip_columns = any_size ? shape.taps + width : shape.shift + (columns - 1) * stride + kernel_w;
+  shape.row_groups = int(ceil_div((shape.strips_x - 1) * group + strip_columns, width));
+  shape.pitch = tile_pitch(shape.row_groups, rows * stride, shape.strips_x, width / group) * width;
   int bytes = shape.planes * shape.tile_rows * shape.pitch * size;
   shape.weight_offset = bytes;
   if (any_size) bytes += shape.planes * kernel_h * shape.taps * 4;
@@ -65,18 +75,26 @@ inline Plan nchw_forward_plan(const Params& p, const DeviceFacts& device, bool f
   plan.kernel = Kernel::nchw;
   plan.stride = int(p.stride_w);
   plan.kernel_size = is_odd_square(p) ? int(p.kernel_h) : 0;
-  const int width = int(16 / element_size(p.dtype)), rows = kStripRows / plan.stride, columns = width / plan.stride;
+  const int size = int(element_size(p.dtype)), width = 16 / size;
+  const NchwStrip strip = nchw_strip(size, plan.kernel_size, plan.stride);
 
   TileShape& shape = plan.tile;
   shape.flip = flip;
   shape.shift =
       plan.kernel_size ? tile_shift(plan.kernel_size / 2, width) : int(((-p.padding_w) % width + width) % width);
   shape.load_width = load_width(p.input, p.width, p.padding_w + shape.shift, p.dtype);
-  shape.vector_store = is_aligned(p.output, columns, p.dtype) && p.out_width % columns == 0;
+  shape.vector_store = is_aligned(p.output, strip.columns, p.dtype) && p.out_width % strip.columns == 0;
 
-  auto bytes = [&] { return measure_tile(shape, p, rows, columns, plan.kernel_size == 0); };
-  cut_into_tiles(shape, ceil_div(p.out_width, columns), ceil_div(p.out_height, rows), p.batch * p.out_channels,
-                 plan.kernel_size ? 4 : 2, device, bytes);
+  auto bytes = [&] {
+    const int of_tiles = measure_tile(shape, p, strip.rows, strip.columns, plan.kernel_size == 0);
+    if (plan.kernel_size == 0) return of_tiles;
+    shape.weight_offset = int(ceil_div(of_tiles, 16)) * 16;
+    return shape.weight_offset + shape.planes * int(ceil_div(p.kernel_h * p.kernel_w, 4)) * 16;
+  };
+  cut_into_tiles(shape, ceil_div(p.out_width, strip.columns), ceil_div(p.out_height, strip.rows),
+                 p.batch * p.out_channels, plan.kernel_size ? 4 : 2, device, bytes);
+  if (shape.tiles_x > 1)
+    while (shape.strips_x * strip.columns * plan.stride % shape.load_width != 0) shape.load_width /= 2;
   plan.smem_bytes = bytes();
   if (plan.smem_bytes + kStaticBytes > device.smem_per_block) return {};
   const int strips = shape.planes * shape.strips_y * shape.strips_x;

@@ -18,6 +18,18 @@ constexpr int kMostLanes = 8;       // of a channels_last block, along the chann
 constexpr int kTapRow = 8;          // taps of a thread, channels_last weight gradient of any size
 constexpr int kStaticBytes = 4096;  // of static shared memory, at most
 
+// Outputs of a thread of an NCHW kernel. `columns` * stride elements are what neighbouring threads are apart in a row
+// of the tile, and what one access of it takes: 16 bytes, or fewer where size 7, bound by arithmetic, has more rows
+// instead, which share more of the rows that they read.
+struct NchwStrip {
+  int rows, columns;
+};
+
+constexpr NchwStrip nchw_strip(int element_size, int kernel_size, int stride) {
+  if (kernel_size == 7 && stride == 1) return {7, 4};
+  return {kStripRows / stride, 16 / element_size / stride};
+}
+
 // The tiles of an NCHW kernel: see nchw_tile.cuh. A block works on `planes` planes, and in each on strips_y * strips_x
 // register tiles.
 struct TileShape {

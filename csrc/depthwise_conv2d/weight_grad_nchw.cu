@@ -26,7 +26,7 @@ __device__ __forceinline__ void accumulate_weight_grad(const scalar_t* input, in
   UNROLL for (int y = 0; y < S::kRows; ++y) load_group(grad + y * grad_pitch, grads[y]);
   UNROLL for (int r = 0; r < (S::kRows - 1) * kStride + kSize; ++r) {
     float row[kGroups * kWidth];
-    load_row(input + r * input_pitch, row);
+    load_row<kWidth>(input + r * input_pitch, row);
     UNROLL for (int y = 0; y < S::kRows; ++y) {
       const int ky = r - y * kStride;
       if (ky < 0 || ky >= kSize) continue;

@@ -77,7 +77,10 @@ def _find_sample(
     if mask_ptr is not None:
         masks = n * stride_mn + row * stride_mh + column * stride_mw + at * stride_mc
         mask = tl.load(mask_ptr + masks, mask=pixel_ok, other=0.0).to(ACC)
-    return _axis(y, height, INDEX), _axis(x, width, INDEX), mask
+    y_axis, x_axis = _axis(y, height, INDEX), _axis(x, width, INDEX)
+    if go_ptr is not None:
+| y_axis[3]) & (x_axis[2] | x_axis[3])
+    return y_axis, x_axis, tl.where(inside, mask, 0.0)  # outside whatever it is there, be it NaN
 
 
 @triton.jit
@@ -261,8 +264,8 @@ def _deform_conv2d_input_grad_kernel(
     if go_ptr is not None:
         factor = tl.where(inside, mask, 0.0)
         places = n * stride_gon + row * stride_goh + column * stride_gow + at * (2 * stride_goc)
-        tl.store(go_ptr + places, (factor * along_y).to(go_ptr.dtype.element_ty), mask=pixel_ok)
-        tl.store(go_ptr + (places + stride_goc), (factor * along_x).to(go_ptr.dtype.element_ty), mask=pixel_ok)
+        tl.store(go_ptr + places, (mask * along_y).to(go_ptr.dtype.element_ty), mask=pixel_ok)
+        tl.store(go_ptr + (places + stride_goc), (mask * along_x).to(go_ptr.dtype.element_ty), mask=pixel_ok)
     if gm_ptr is not None:
         places = n * stride_gmn + row * stride_gmh + column * stride_gmw + at * stride_gmc
         tl.store(gm_ptr + places, of_mask.to(gm_ptr.dtype.element_ty), mask=pixel_ok)

@@ -259,7 +259,27 @@ FASTCONV_INLINE void sum_lanes_of_each(const Vec<acc_t>* v, int count, acc_t* su
       return store_first(sums, (Vec<float>)result, count);
     }
 #endif
-  for (int i = 0; i < count; ++i) sums[i] = sum_lanes<acc_t>(v[i]);
+  int i = 0;
+#if FASTCONV_VECTOR_BYTES >= 32
+  if constexpr (sizeof(acc_t) == 4) {
+    for (; i + 4 <= count; i += 4) {  // halves, quarters, then as the rows of a 4 x 4 block
+      __m128 quarter[4];
+      for (int j = 0; j < 4; ++j) {
+#if FASTCONV_VECTOR_BYTES == 64
+        const __m512 all = (__m512)v[i + j];
+        const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+#else
+        const __m256 half = (__m256)v[i + j];
+#endif
+        quarter[j] = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+      }
+      const __m128 a = _mm_unpacklo_ps(quarter[0], quarter[1]) + _mm_unpackhi_ps(quarter[0], quarter[1]);
+      const __m128 b = _mm_unpacklo_ps(quarter[2], quarter[3]) + _mm_unpackhi_ps(quarter[2], quarter[3]);
+      _mm_storeu_ps(sums + i, _mm_movelh_ps(a, b) + _mm_movehl_ps(b, a));
+    }
+  }
+#endif
+  for (; i < count; ++i) sums[i] = sum_lanes<acc_t>(v[i]);
 }
 
 // Asks for the cache lines of `bytes` bytes that lie `kPrefetchAhead` ahead: rows are packed in bursts between tiles,

@@ -22,6 +22,30 @@ FASTCONV_INLINE void transpose(V* v) {
   }
 }
 
+// to[j][i] = function(from[i][j], j), converted: `rows` rows of `columns` elements, in blocks of kLanes; strides count
+// elements.
+template <class from_t, class to_t, class Function>
+FASTCONV_INLINE void transpose_matrix(const from_t* from, int64_t from_row, int64_t rows, int64_t columns, to_t* to,
+                                      int64_t to_row, Function function) {
+  constexpr int L = kLanes<acc_type<from_t>>;
+  for (int64_t i = 0; i < rows; i += L)
+    for (int64_t j = 0; j < columns; j += L) {
+      Vec<acc_type<from_t>> v[L];
+      FASTCONV_UNROLL
+      for (int l = 0; l < L; ++l)
+        v[l] = i + l < rows ? load_first(from + (i + l) * from_row + j, columns - j) : Vec<acc_type<from_t>>{};
+      transpose<L>(v);
+      FASTCONV_UNROLL
+      for (int l = 0; l < L; ++l)
+        if (j + l < columns) store_first(to + (j + l) * to_row + i, function(v[l], j + l), rows - i);
+    }
+}
+template <class from_t, class to_t>
+FASTCONV_INLINE void transpose_matrix(const from_t* from, int64_t from_row, int64_t rows, int64_t columns, to_t* to,
+                                      int64_t to_row) {
+  transpose_matrix(from, from_row, rows, columns, to, to_row, [](auto v, int64_t) { return v; });
+}
+
 // `count` elements of each plane -> `count` vectors.
 template <class scalar_t, class acc_t>
 __attribute__((noinline)) void gather_planes(const scalar_t* const* planes, int64_t offset, int64_t count,

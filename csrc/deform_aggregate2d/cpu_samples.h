@@ -6,16 +6,6 @@ using namespace fastconv::FASTCONV_ISA;
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Integers of the size of acc_t.
-template <class acc_t>
-struct IndexOf {
-  using type = int32_t;
-};
-template <>
-struct IndexOf<double> {
-  using type = int64_t;
-};
-
 // f(scalar_t{}) for a type that accumulates in acc_t.
 template <class acc_t, class F>
 FASTCONV_INLINE void with_storage(ElementType type, F f) {
@@ -56,7 +46,6 @@ struct Samples {
   using index_t = typename IndexOf<acc_t>::type;
   static constexpr int L = kLanes<acc_t>;
   static constexpr int64_t kMost = 1024;  // samples of a tile, where that is 16 pixels or more: they stay in the L1
-  static constexpr index_t kOutside = -2;
 
   const Params& p;
   int64_t first_group, groups, taps, pixels;  // of a tile
@@ -129,33 +118,18 @@ struct Samples {
                   load_run(from, stride, length, mask + i);
                 });
     });
-    using IndexVec = typename VectorOf<index_t>::type;
     const acc_t first_y = acc_t(y * p.stride_h - p.padding_h + p.center_h());
     const acc_t first_x = acc_t(x * p.stride_w - p.padding_w + p.center_w());
-    const acc_t scale = acc_t(p.offset_scale), height = acc_t(p.height), width = acc_t(p.width);
+    const acc_t scale = acc_t(p.offset_scale);
     for (int64_t i = 0; i < size(); i += L) {
-      Vec<acc_t> at_y = (load(tap_y + i) + load(fraction_y + i)) * scale + first_y;
-      Vec<acc_t> at_x = (load(tap_x + i) + load(fraction_x + i)) * scale + (load(pixel_x + i) + first_x);
-      const IndexVec inside = (at_y >= acc_t(-1)) & (at_y < height) & (at_x >= acc_t(-1)) & (at_x < width);
-      at_y = inside ? at_y : Vec<acc_t>{};  // before it is converted
-      at_x = inside ? at_x : Vec<acc_t>{};
-      IndexVec row = __builtin_convertvector(at_y, IndexVec), column = __builtin_convertvector(at_x, IndexVec);
-      // Converted towards zero; -1 where the comparison is true.
-      row += __builtin_convertvector(row, Vec<acc_t>) > at_y;
-      column += __builtin_convertvector(column, Vec<acc_t>) > at_x;
-      const Vec<acc_t> fy = at_y - __builtin_convertvector(row, Vec<acc_t>);
-      const Vec<acc_t> fx = at_x - __builtin_convertvector(column, Vec<acc_t>);
-      row = inside ? row : IndexVec{} + kOutside;
-      column = inside ? column : IndexVec{} + kOutside;
-      const Vec<acc_t> m = load(mask + i), low = (1 - fy) * m, high = fy * m;
-      std::memcpy(low_y + i, &row, sizeof row);
-      std::memcpy(low_x + i, &column, sizeof column);
-      store(fraction_y + i, fy);
-      store(fraction_x + i, fx);
-      store(weight[0] + i, low * (1 - fx));
-      store(weight[1] + i, low * fx);
-      store(weight[2] + i, high * (1 - fx));
-      store(weight[3] + i, high * fx);
+      const Vec<acc_t> at_y = (load(tap_y + i) + load(fraction_y + i)) * scale + first_y;
+      const Vec<acc_t> at_x = (load(tap_x + i) + load(fraction_x + i)) * scale + (load(pixel_x + i) + first_x);
+      const BilinearCells<acc_t> cells(at_y, at_x, load(mask + i), p.height, p.width);
+      std::memcpy(low_y + i, &cells.row, sizeof cells.row);
+      std::memcpy(low_x + i, &cells.column, sizeof cells.column);
+      store(fraction_y + i, cells.y);
+      store(fraction_x + i, cells.x);
+      for (int corner = 0; corner < 4; ++corner) store(weight[corner] + i, cells.weight[corner]);
     }
   }
 

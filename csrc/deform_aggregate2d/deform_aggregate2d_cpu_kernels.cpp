@@ -15,6 +15,7 @@
 // clang-format off
 #include "common/isa.h"
 #include "common/simd.h"
+#include "common/simd_bilinear.h"
 #include "common/simd_planes.h"
 #include "deform_aggregate2d/cpu_samples.h"
 // clang-format on

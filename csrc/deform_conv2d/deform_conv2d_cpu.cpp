@@ -21,7 +21,7 @@ const Kernels& kernels() {
   return baseline::kKernels;
 }
 
-// Bytes of the columns of a strip: they are written, and read by the matrix product, from the L2 cache.
+// Bytes of the columns of a strip, a thread: they are written, and read by the matrix product, from the L2 cache.
 constexpr int64_t kColumnBytes = 1 << 20;
 
 enum class Direction { forward, input_grad, weight_grad };
@@ -30,31 +30,37 @@ enum class Direction { forward, input_grad, weight_grad };
 class Call {
  public:
   Call(const Params& p, Direction direction) : p_(p), direction_(direction) {
-    // oneDNN multiplies bf16 in tiles. Without them, and for f16, torch's products of 16-bit matrices are slow.
+    // In tiles oneDNN multiplies bf16 several times as fast as vectors do. Else the kernels' own products need no
+    // operand copied, and no product waits for all threads to have sampled.
     work_.columns_of_input = p.dtype == ElementType::bf16 && cpu_has_amx_bf16();
-    column_type_ = work_.columns_of_input        ? ScalarType::BFloat16
-                   : p.dtype == ElementType::f64 ? ScalarType::Double
-                                                 : ScalarType::Float;
     column_size_ = work_.columns_of_input ? 2 : acc_size();
+    panel_ = p.dtype == ElementType::f64 ? k_.panel_of_f64 : k_.panel;
     work_.params = &p_;
+    work_.column_pitch = pitch(terms());
+    work_.map_pitch = pitch(p.group_out_channels());
     split_channels();
-    const int64_t all = p.channels * p.taps() * column_size_, pixels = p.out_height * p.out_width;
-    const int64_t most = (direction == Direction::weight_grad ? 2 : 1) * kColumnBytes / all;
-    strip_pixels_ = std::min(pixels, std::clamp<int64_t>(most, 16, 4096));
+    const int64_t all = p.groups * work_.column_pitch * column_size_, pixels = p.out_height * p.out_width;
+    // What torch's products sum up in 16 bits must not depend on the number of threads.
+    const int64_t parts = work_.columns_of_input ? 1 : threads();
+    const int64_t most = (direction == Direction::weight_grad ? 2 : 1) * parts * kColumnBytes / all;
+    work_.strip_pixels = std::min(pixels, std::clamp<int64_t>(most, 16 * parts, 4096 * parts));
     allocate();
-    pack_weight();
+    if (direction == Direction::weight_grad)
+      std::memset(work_.sums, 0, p.out_channels * work_.column_pitch * acc_size());
+    else
+      pack_weight();
   }
 
   void run() {
     for (int64_t n = 0; n < p_.batch; ++n) {
-      if (direction_ != Direction::input_grad || p_.grad_offset.data != nullptr || p_.grad_mask.data != nullptr)
+      if (direction_ != Direction::input_grad || wants_place_grads())
         over(p_.height + 2, p_.channels * (p_.width + 2), [&](int64_t b, int64_t e) { k_.pack_image(work_, n, b, e); });
       if (work_.grad_image != nullptr) {
         const int64_t bytes = image_pixels() * p_.channels * acc_size();
         over(bytes, 1, [&](int64_t b, int64_t e) { std::memset(static_cast<char*>(work_.grad_image) + b, 0, e - b); });
       }
-      for (int64_t first = 0; first < p_.out_height * p_.out_width; first += strip_pixels_) {
-        const Strip strip{n, first, std::min(strip_pixels_, p_.out_height * p_.out_width - first)};
+      for (int64_t first = 0; first < p_.out_height * p_.out_width; first += work_.strip_pixels) {
+        const Strip strip{n, first, std::min(work_.strip_pixels, p_.out_height * p_.out_width - first)};
         direction_ == Direction::forward      ? forward(strip)
         : direction_ == Direction::input_grad ? input_grad(strip)
                                               : weight_grad(strip);
@@ -62,14 +68,22 @@ class Call {
       if (work_.grad_image != nullptr)
         over(p_.height, p_.channels * p_.width, [&](int64_t b, int64_t e) { k_.unpack_grad(work_, n, b, e); });
     }
-    if (direction_ == Direction::weight_grad) unpack_weight_grad();
+    if (direction_ == Direction::weight_grad)
+      over(p_.out_channels, terms(), [&](int64_t b, int64_t e) { k_.store_weight_grad(work_, b, e); });
   }
 
  private:
   int64_t acc_size() const { return p_.dtype == ElementType::f64 ? 8 : 4; }
   int64_t image_pixels() const { return (p_.height + 2) * (p_.width + 2); }
   int64_t terms() const { return p_.taps() * p_.group_channels(); }
-  int64_t weights() const { return p_.out_channels * terms(); }
+  bool wants_place_grads() const { return p_.grad_offset.data != nullptr || p_.grad_mask.data != nullptr; }
+
+  // Elements from row to row of a matrix that is read and written in whole vectors: an odd number of cache lines, so
+  // that neither rows nor columns crowd into a few sets of the caches.
+  int64_t pitch(int64_t columns) const {
+    const int64_t line = 64 / column_size_;
+    return ((columns + line - 1) / line | 1) * line;
+  }
 
   // Items begin to end, each of about so many operations, shared out.
   template <class Function>
@@ -95,13 +109,16 @@ class Call {
   void allocate() {
     const auto cut = [&](ScratchLayout layout) {
       const bool scatters = direction_ == Direction::input_grad && p_.grad_input.data != nullptr;
-      work_.image = layout.take<char>(image_pixels() * p_.channels * element_size(p_.dtype));
+      const int64_t samples = work_.strip_pixels * p_.offset_groups * p_.taps(), rows = work_.strip_pixels * p_.groups;
+      work_.image = layout.take<char>(image_pixels() * p_.channels * column_size_);
       work_.grad_image = scatters ? layout.take<char>(image_pixels() * p_.channels * acc_size()) : nullptr;
-      work_.places = layout.take<char>(strip_pixels_ * p_.offset_groups * p_.taps() * int64_t(sizeof(Place<double>)));
-      work_.columns = layout.take<char>(strip_pixels_ * p_.channels * p_.taps() * column_size_);
-      work_.map = layout.take<char>(strip_pixels_ * p_.out_channels * column_size_);
-      weight_ = layout.take<char>(weights() * column_size_);
-      sums_ = direction_ == Direction::weight_grad ? layout.take<char>(weights() * acc_size()) : nullptr;
+      work_.places = layout.take<char>(samples * kPlaceValues * acc_size());
+      work_.columns = layout.take<char>(rows * work_.column_pitch * column_size_);
+      work_.map = layout.take<char>(rows * work_.map_pitch * column_size_);
+      work_.weight = layout.take<char>(packed_weights() * column_size_);
+      work_.sums = direction_ == Direction::weight_grad
+                       ? layout.take<char>(p_.out_channels * work_.column_pitch * acc_size())
+                       : nullptr;
       return layout.bytes();
     };
     // Not what a thread keeps: that would hold an image's worth of memory for good.
@@ -109,93 +126,107 @@ class Call {
     cut(ScratchLayout(reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(buffer_.get()) + 63) / 64 * 64)));
   }
 
-  // The weight in the order of the columns, [groups][group_out_channels][taps][group_channels].
-  void pack_weight() {
-    if (direction_ == Direction::weight_grad) {
-      std::memset(sums_, 0, weights() * acc_size());
-      return;
-    }
-    with_storage_type(p_.dtype, [&](auto zero) {
-      using scalar_t = decltype(zero);
-      if (work_.columns_of_input)
-        pack_weight_as<scalar_t, scalar_t>();
-      else
-        pack_weight_as<scalar_t, acc_type<scalar_t>>();
-    });
+  // Elements of a group's weight in panels of `columns`, each of so many rows.
+  int64_t panels(int64_t columns, int64_t rows) const { return (columns + panel_ - 1) / panel_ * panel_ * rows; }
+  WeightOrder weight_order() const {
+    return work_.columns_of_input             ? WeightOrder::rows
+           : direction_ == Direction::forward ? WeightOrder::panels_of_rows
+                                              : WeightOrder::panels;
   }
-  template <class scalar_t, class column_t>
-  void pack_weight_as() {
-    const scalar_t* from = static_cast<const scalar_t*>(p_.weight);
-    column_t* to = static_cast<column_t*>(weight_);
-    over(p_.out_channels, terms(), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o)
-        for (int64_t c = 0; c < p_.group_channels(); ++c)
-          for (int64_t k = 0; k < p_.taps(); ++k) {
-            const scalar_t value = from[(o * p_.group_channels() + c) * p_.taps() + k];
-            column_t& target = to[(o * p_.taps() + k) * p_.group_channels() + c];
-            if constexpr (std::is_same_v<scalar_t, column_t>)
-              target = value;
-            else
-              target = to_float(value);
-          }
-    });
+  int64_t packed_weights() const {
+    if (work_.columns_of_input) return p_.out_channels * terms();
+    if (direction_ == Direction::weight_grad) return 0;
+    return p_.groups * (direction_ == Direction::forward ? panels(p_.group_out_channels(), terms())
+                                                         : panels(terms(), p_.group_out_channels()));
+  }
+  void pack_weight() {
+    const WeightOrder order = weight_order();
+    const int64_t step = order == WeightOrder::panels_of_rows ? panel_ : 1;
+    for (int64_t g = 0; g < p_.groups; ++g) {
+      const int64_t first = g * p_.group_out_channels(), count = p_.group_out_channels();
+      over((count + step - 1) / step, step * terms(), [&](int64_t b, int64_t e) {
+        k_.pack_weight(work_, order, first + b * step, first + std::min(e * step, count));
+      });
+    }
   }
 
-  void unpack_weight_grad() {
-    with_storage_type(p_.dtype, [&](auto zero) {
-      using scalar_t = decltype(zero);
-      const auto* from = static_cast<const acc_type<scalar_t>*>(sums_);
-      scalar_t* to = static_cast<scalar_t*>(p_.weight);
-      over(p_.out_channels, terms(), [&](int64_t begin, int64_t end) {
-        for (int64_t o = begin; o < end; ++o)
-          for (int64_t c = 0; c < p_.group_channels(); ++c)
-            for (int64_t k = 0; k < p_.taps(); ++k)
-              to[(o * p_.group_channels() + c) * p_.taps() + k] =
-                  from_float<scalar_t>(from[(o * p_.taps() + k) * p_.group_channels() + c]);
-      });
-    });
+  template <class T>
+  static T* at(T* data, int64_t elements, int64_t size) {
+    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(data) + elements * size);
+  }
+
+  // Rows begin to end of each group's product, whose matrices lie so many elements apart.
+  void multiply(MatrixProduct m, int64_t a_step, int64_t b_step, int64_t c_step, int64_t begin, int64_t end) {
+    for (int64_t g = 0; g < p_.groups; ++g) {
+      k_.multiply(work_, m, begin, end);
+      m.a = at(m.a, a_step, acc_size()), m.b = at(m.b, b_step, acc_size()), m.c = at(m.c, c_step, acc_size());
+    }
   }
 
   // A matrix of each group, as torch sees it; of one group, just that.
-  Tensor matrix(void* data, int64_t rows, int64_t columns, bool transposed = false) const {
-    const int64_t row = transposed ? 1 : columns, column = transposed ? rows : 1;
+  Tensor matrix(void* data, int64_t group, int64_t rows, int64_t row, int64_t columns, bool transposed = false) const {
     const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
-    if (p_.groups == 1) return torch::stable::from_blob(data, {rows, columns}, {row, column}, cpu, column_type_);
-    return torch::stable::from_blob(data, {p_.groups, rows, columns}, {rows * columns, row, column}, cpu, column_type_);
+    std::vector<int64_t> sizes{p_.groups, rows, columns}, strides{group, row, 1};
+    if (transposed) std::swap(sizes[1], sizes[2]), std::swap(strides[1], strides[2]);
+    const auto from = p_.groups == 1 ? 1 : 0;
+    return torch::stable::from_blob(data, {sizes.data() + from, size_t(3 - from)}, {strides.data() + from, size_t(3 - from)},
+                                    cpu, ScalarType::BFloat16);
   }
-  Tensor columns(Strip strip, bool transposed = false) const {
-    return transposed ? matrix(work_.columns, terms(), strip.pixels, true)
-                      : matrix(work_.columns, strip.pixels, terms());
+  Tensor columns(Strip strip) const {
+    return matrix(work_.columns, strip.pixels * work_.column_pitch, strip.pixels, work_.column_pitch, terms());
   }
-  // [group_out_channels, pixels], or the other way around.
-  Tensor map(Strip strip, bool channels_first) const {
-    const bool is_transposed = channels_first != (p_.layout == Layout::nchw);
-    return channels_first ? matrix(work_.map, p_.group_out_channels(), strip.pixels, is_transposed)
-                          : matrix(work_.map, strip.pixels, p_.group_out_channels(), is_transposed);
+  Tensor map(Strip strip, bool transposed = false) const {
+    return matrix(work_.map, strip.pixels * work_.map_pitch, strip.pixels, work_.map_pitch, p_.group_out_channels(),
+                  transposed);
+  }
+  Tensor weight(bool transposed = false) const {
+    return matrix(work_.weight, p_.group_out_channels() * terms(), p_.group_out_channels(), terms(), terms(),
+                  transposed);
   }
 
   int64_t sample_operations() const { return p_.taps() * (p_.channels / 2 + 8 * p_.offset_groups); }
+  int64_t product_operations() const { return work_.columns_of_input ? 0 : p_.out_channels * terms() / 16; }
 
   void forward(Strip strip) {
-    over(strip.pixels, sample_operations(), [&](int64_t b, int64_t e) {
+    const MatrixProduct product{
+        .a = work_.columns, .a_row = work_.column_pitch, .a_column = 1,
+        .b = work_.weight, .b_row = panel_, .b_panel = panel_ * terms(),
+        .c = work_.map, .c_row = work_.map_pitch,
+        .depth = terms(), .columns = p_.group_out_channels(), .add = false,
+    };
+    over(strip.pixels, sample_operations() + product_operations(), [&](int64_t b, int64_t e) {
       k_.place(work_, strip, b, e);
       k_.sample(work_, strip, b, e);
+      if (work_.columns_of_input) return;
+      multiply(product, strip.pixels * work_.column_pitch, panels(p_.group_out_channels(), terms()),
+               strip.pixels * work_.map_pitch, b, e);
+      k_.store_output(work_, strip, b, e);
     });
-    if (p_.layout == Layout::nchw)
-      aten_matrix_product(matrix(weight_, p_.group_out_channels(), terms()), columns(strip, true), map(strip, true));
-    else
-      aten_matrix_product(columns(strip), matrix(weight_, terms(), p_.group_out_channels(), true), map(strip, false));
+    if (!work_.columns_of_input) return;
+    aten_matrix_product(columns(strip), weight(true), map(strip));
     over(strip.pixels, p_.out_channels, [&](int64_t b, int64_t e) { k_.store_output(work_, strip, b, e); });
   }
 
   void input_grad(Strip strip) {
-    over(strip.pixels, sample_operations(), [&](int64_t b, int64_t e) {
+    const MatrixProduct product{
+        .a = work_.map, .a_row = work_.map_pitch, .a_column = 1,
+        .b = work_.weight, .b_row = panel_, .b_panel = panel_ * p_.group_out_channels(),
+        .c = work_.columns, .c_row = work_.column_pitch,
+        .depth = p_.group_out_channels(), .columns = terms(), .add = false,
+    };
+    over(strip.pixels, sample_operations() + product_operations(), [&](int64_t b, int64_t e) {
       k_.place(work_, strip, b, e);
       k_.load_grad_output(work_, strip, b, e);
+      if (work_.columns_of_input) return;
+      multiply(product, strip.pixels * work_.map_pitch, panels(terms(), p_.group_out_channels()),
+               strip.pixels * work_.column_pitch, b, e);
+      if (wants_place_grads()) k_.store_place_grads(work_, strip, b, e);
     });
-    aten_matrix_product(map(strip, false), matrix(weight_, p_.group_out_channels(), terms()), columns(strip));
-    if (p_.grad_offset.data != nullptr || p_.grad_mask.data != nullptr)
-      over(strip.pixels, sample_operations(), [&](int64_t b, int64_t e) { k_.store_place_grads(work_, strip, b, e); });
+    if (work_.columns_of_input) {
+      aten_matrix_product(map(strip), weight(), columns(strip));
+      if (wants_place_grads())
+        over(strip.pixels, sample_operations(), [&](int64_t b, int64_t e) { k_.store_place_grads(work_, strip, b, e); });
+    }
     // A thread has channels of its own: no two add to the same place, and the order of additions is always the same.
     if (work_.grad_image != nullptr) {
       constexpr int64_t kBlock = 16;
@@ -210,8 +241,20 @@ class Call {
       k_.sample(work_, strip, b, e);
       k_.load_grad_output(work_, strip, b, e);
     });
-    aten_matrix_product(map(strip, true), columns(strip), matrix(weight_, p_.group_out_channels(), terms()));
-    over(weights(), 1, [&](int64_t b, int64_t e) { k_.add(work_, weight_, sums_, b, e); });
+    if (work_.columns_of_input) {
+      aten_matrix_product(map(strip, true), columns(strip), weight());
+      return over(p_.out_channels, terms(), [&](int64_t b, int64_t e) { k_.add_weight_grad(work_, b, e); });
+    }
+    const MatrixProduct product{
+        .a = work_.map, .a_row = 1, .a_column = work_.map_pitch,
+        .b = work_.columns, .b_row = work_.column_pitch, .b_panel = panel_,
+        .c = work_.sums, .c_row = work_.column_pitch,
+        .depth = strip.pixels, .columns = terms(), .add = true,
+    };
+    over(p_.group_out_channels(), p_.groups * strip.pixels * terms() / 16, [&](int64_t b, int64_t e) {
+      multiply(product, strip.pixels * work_.map_pitch, strip.pixels * work_.column_pitch,
+               p_.group_out_channels() * work_.column_pitch, b, e);
+    });
   }
 
   const Params& p_;
@@ -220,11 +263,8 @@ class Call {
   Work work_{};
   std::vector<Segment> segments_;
   std::vector<int64_t> first_segment_;
-  ScalarType column_type_;
-  int64_t column_size_, strip_pixels_;
+  int64_t column_size_, panel_;
   std::unique_ptr<double[]> buffer_;
-  void* weight_ = nullptr;  // in the order of the columns; of a weight gradient, that of a strip
-  void* sums_ = nullptr;    // of the weight gradients of strips, acc_t
 };
 
 void run_forward(const Params& p) { Call(p, Direction::forward).run(); }

@@ -1,6 +1,7 @@
-// How the CPU kernels see a call: image by image, strips of output pixels, whose samples ("columns") torch's matrix
-// product multiplies with the weight. A strip is as long as its columns fit the caches.
+// How the CPU kernels see a call: image by image, strips of output pixels, whose samples ("columns") are multiplied
+// with the weight. A strip is as long as its columns fit the caches.
 #pragma once
+#include "common/matrix_product.h"
 #include "deform_conv2d/deform_conv2d.h"
 
 namespace fastconv::deform_conv2d {
@@ -16,31 +17,41 @@ struct Segment {
   int64_t group, group_channel;  // where they are in the columns
 };
 
-// Where a tap of an output pixel is sampled.
-template <class acc_t>
-struct Place {
-  int64_t pixel;  // of the padded image, the corner with the smallest indices; negative: no corner is in the map
-  acc_t y, x;     // of the way to the next row and column
-  acc_t mask;
-};
+constexpr int64_t kPlaceValues = 9;  // of a sample in Work::places, each of the size of acc_t
 
 // Buffers of a call. scalar_t, acc_t: as everywhere; column_t is what matrices are multiplied in (columns_of_input).
 struct Work {
   const Params* params;
-  bool columns_of_input;         // columns are of scalar_t, else of acc_t
+  bool columns_of_input;         // column_t is scalar_t, else acc_t
   const Segment* segments;       // sorted by channel
   const int64_t* first_segment;  // [offset_groups + 1]: those of an offset group
-  void* image;       // scalar_t [H + 2][W + 2][C]: an image with a border of zeros, which samples there read
-  void* grad_image;  // acc_t, of the same shape
-  void* places;      // Place [pixels][offset_groups][taps]
-  void* columns;     // column_t [groups][pixels][taps][group_channels]
-  void* map;         // column_t: of the output's; [groups][group_out_channels][pixels], channels_last
-                     // [groups][pixels][group_out_channels]
+  void* image;            // column_t [H + 2][W + 2][C]: an image with a border of zeros, which samples there read
+  void* grad_image;       // acc_t, of the same shape
+  void* places;           // where the pixels are sampled: a few arrays, see the kernels
+  int64_t strip_pixels;   // of the longest strip: from tap to tap of them
+  void* columns;          // column_t [groups][pixels][column_pitch]: the first of a row are [taps][group_channels]
+  int64_t column_pitch;
+  void* map;              // column_t [groups][pixels][map_pitch]: the output's; the first are [group_out_channels]
+  int64_t map_pitch;
+  void* weight;           // column_t: the packed weight; of a weight gradient in torch's products, that of a strip
+  void* sums;             // acc_t [out_channels][column_pitch]: of the weight gradients of strips
+};
+
+// What the weight is packed for. The order of a row of it is that of a row of columns.
+enum class WeightOrder {
+  rows,            // [out_channels][terms]
+  panels,          // [groups][panels of terms][group_out_channels][panel]
+  panels_of_rows,  // [groups][panels of group_out_channels][terms][panel]
 };
 
 struct Kernels {
+  int panel, panel_of_f64;  // columns of a panel of a matrix
+  // Of output channels begin to end; multiples of a panel in panels_of_rows.
+  void (*pack_weight)(const Work&, WeightOrder, int64_t begin, int64_t end);
   // Rows begin to end of the padded image.
   void (*pack_image)(const Work&, int64_t image, int64_t begin, int64_t end);
+  // Rows begin to end of a product in acc_t.
+  void (*multiply)(const Work&, const MatrixProduct&, int64_t begin, int64_t end);
   // These take pixels begin to end of a strip.
   void (*place)(const Work&, Strip, int64_t begin, int64_t end);
   void (*sample)(const Work&, Strip, int64_t begin, int64_t end);             // image to columns
@@ -51,8 +62,9 @@ struct Kernels {
   void (*scatter)(const Work&, Strip, int64_t begin, int64_t end);
   // Rows begin to end of the gradient image into grad_input.
   void (*unpack_grad)(const Work&, int64_t image, int64_t begin, int64_t end);
-  // sums += terms, column_t into acc_t.
-  void (*add)(const Work&, const void* terms, void* sums, int64_t begin, int64_t end);
+  // Output channels begin to end: sums += weight, of a strip; sums to the gradient of the weight.
+  void (*add_weight_grad)(const Work&, int64_t begin, int64_t end);
+  void (*store_weight_grad)(const Work&, int64_t begin, int64_t end);
 };
 
 namespace avx512 {

@@ -50,7 +50,8 @@ def deform_conv2d(
 
     The same as ``torchvision.ops.deform_conv2d``. Each tap of the kernel is read where its offset moves it, between
     pixels by bilinear interpolation, and weighted with its mask. Beyond the map there are zeros; a sample whose
-    position is not inside (-1, H) x (-1, W), be it far away, infinite or NaN, is zero and has no gradient.
+    position is not inside (-1, H) x (-1, W), be it far away, infinite or NaN, is zero and has no gradient, whatever its
+    mask is.
 
     Args:
         input: [N, C, H, W]; float32, float64, bfloat16 or float16; contiguous or channels_last (the output keeps the

@@ -65,5 +65,6 @@ def sample(
             samples = samples + (weight_y * weight_x)[:, :, None] * corner.unflatten(3, index.shape[2:])
     samples = torch.where(inside[:, :, None], samples, 0)
     if mask is not None:
-        samples = samples * mask.view(y.shape)[:, :, None]
+        mask = torch.where(inside, mask.view(y.shape), 0)  # whatever it is there, be it NaN
+        samples = samples * mask[:, :, None]
     return samples.flatten(1, 2)

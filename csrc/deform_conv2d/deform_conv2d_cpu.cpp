@@ -21,8 +21,9 @@ const Kernels& kernels() {
   return baseline::kKernels;
 }
 
-// Bytes of the columns of a strip, a thread: they are written, and read by the matrix product, from the L2 cache.
-constexpr int64_t kColumnBytes = 1 << 20;
+// Of a strip, a thread: bytes of its columns, which are written, and read by the product, from the L2 cache; and, as
+// the weight passes once a strip, the fewest pixels.
+constexpr int64_t kColumnBytes = 1 << 19, kFewestPixels = 96;
 
 enum class Direction { forward, input_grad, weight_grad };
 
@@ -43,7 +44,7 @@ class Call {
     // What torch's products sum up in 16 bits must not depend on the number of threads.
     const int64_t parts = work_.columns_of_input ? 1 : threads();
     const int64_t most = (direction == Direction::weight_grad ? 2 : 1) * parts * kColumnBytes / all;
-    work_.strip_pixels = std::min(pixels, std::clamp<int64_t>(most, 16 * parts, 4096 * parts));
+    work_.strip_pixels = std::min(pixels, std::clamp<int64_t>(most, kFewestPixels * parts, 4096 * parts));
     allocate();
     if (direction == Direction::weight_grad)
       std::memset(work_.sums, 0, p.out_channels * work_.column_pitch * acc_size());
@@ -169,8 +170,8 @@ class Call {
     std::vector<int64_t> sizes{p_.groups, rows, columns}, strides{group, row, 1};
     if (transposed) std::swap(sizes[1], sizes[2]), std::swap(strides[1], strides[2]);
     const auto from = p_.groups == 1 ? 1 : 0;
-    return torch::stable::from_blob(data, {sizes.data() + from, size_t(3 - from)}, {strides.data() + from, size_t(3 - from)},
-                                    cpu, ScalarType::BFloat16);
+    return torch::stable::from_blob(data, {sizes.data() + from, size_t(3 - from)},
+                                    {strides.data() + from, size_t(3 - from)}, cpu, ScalarType::BFloat16);
   }
   Tensor columns(Strip strip) const {
     return matrix(work_.columns, strip.pixels * work_.column_pitch, strip.pixels, work_.column_pitch, terms());
@@ -189,10 +190,17 @@ class Call {
 
   void forward(Strip strip) {
     const MatrixProduct product{
-        .a = work_.columns, .a_row = work_.column_pitch, .a_column = 1,
-        .b = work_.weight, .b_row = panel_, .b_panel = panel_ * terms(),
-        .c = work_.map, .c_row = work_.map_pitch,
-        .depth = terms(), .columns = p_.group_out_channels(), .add = false,
+        .a = work_.columns,
+        .a_row = work_.column_pitch,
+        .a_column = 1,
+        .b = work_.weight,
+        .b_row = panel_,
+        .b_panel = panel_ * terms(),
+        .c = work_.map,
+        .c_row = work_.map_pitch,
+        .depth = terms(),
+        .columns = p_.group_out_channels(),
+        .add = false,
     };
     over(strip.pixels, sample_operations() + product_operations(), [&](int64_t b, int64_t e) {
       k_.place(work_, strip, b, e);
@@ -209,10 +217,17 @@ class Call {
 
   void input_grad(Strip strip) {
     const MatrixProduct product{
-        .a = work_.map, .a_row = work_.map_pitch, .a_column = 1,
-        .b = work_.weight, .b_row = panel_, .b_panel = panel_ * p_.group_out_channels(),
-        .c = work_.columns, .c_row = work_.column_pitch,
-        .depth = p_.group_out_channels(), .columns = terms(), .add = false,
+        .a = work_.map,
+        .a_row = work_.map_pitch,
+        .a_column = 1,
+        .b = work_.weight,
+        .b_row = panel_,
+        .b_panel = panel_ * p_.group_out_channels(),
+        .c = work_.columns,
+        .c_row = work_.column_pitch,
+        .depth = p_.group_out_channels(),
+        .columns = terms(),
+        .add = false,
     };
     over(strip.pixels, sample_operations() + product_operations(), [&](int64_t b, int64_t e) {
       k_.place(work_, strip, b, e);
@@ -225,7 +240,8 @@ class Call {
     if (work_.columns_of_input) {
       aten_matrix_product(map(strip), weight(), columns(strip));
       if (wants_place_grads())
-        over(strip.pixels, sample_operations(), [&](int64_t b, int64_t e) { k_.store_place_grads(work_, strip, b, e); });
+        over(strip.pixels, sample_operations(),
+             [&](int64_t b, int64_t e) { k_.store_place_grads(work_, strip, b, e); });
     }
     // A thread has channels of its own: no two add to the same place, and the order of additions is always the same.
     if (work_.grad_image != nullptr) {
@@ -246,10 +262,17 @@ class Call {
       return over(p_.out_channels, terms(), [&](int64_t b, int64_t e) { k_.add_weight_grad(work_, b, e); });
     }
     const MatrixProduct product{
-        .a = work_.map, .a_row = 1, .a_column = work_.map_pitch,
-        .b = work_.columns, .b_row = work_.column_pitch, .b_panel = panel_,
-        .c = work_.sums, .c_row = work_.column_pitch,
-        .depth = strip.pixels, .columns = terms(), .add = true,
+        .a = work_.map,
+        .a_row = 1,
+        .a_column = work_.map_pitch,
+        .b = work_.columns,
+        .b_row = work_.column_pitch,
+        .b_panel = panel_,
+        .c = work_.sums,
+        .c_row = work_.column_pitch,
+        .depth = strip.pixels,
+        .columns = terms(),
+        .add = true,
     };
     over(p_.group_out_channels(), p_.groups * strip.pixels * terms() / 16, [&](int64_t b, int64_t e) {
       multiply(product, strip.pixels * work_.map_pitch, strip.pixels * work_.column_pitch,

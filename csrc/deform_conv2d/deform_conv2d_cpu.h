@@ -25,16 +25,16 @@ struct Work {
   bool columns_of_input;         // column_t is scalar_t, else acc_t
   const Segment* segments;       // sorted by channel
   const int64_t* first_segment;  // [offset_groups + 1]: those of an offset group
-  void* image;            // column_t [H + 2][W + 2][C]: an image with a border of zeros, which samples there read
-  void* grad_image;       // acc_t, of the same shape
-  void* places;           // where the pixels are sampled: a few arrays, see the kernels
-  int64_t strip_pixels;   // of the longest strip: from tap to tap of them
-  void* columns;          // column_t [groups][pixels][column_pitch]: the first of a row are [taps][group_channels]
+  void* image;           // column_t [H + 2][W + 2][C]: an image with a border of zeros, which samples there read
+  void* grad_image;      // acc_t, of the same shape
+  void* places;          // where the pixels are sampled: a few arrays, see the kernels
+  int64_t strip_pixels;  // of the longest strip: from tap to tap of them
+  void* columns;         // column_t [groups][pixels][column_pitch]: the first of a row are [taps][group_channels]
   int64_t column_pitch;
-  void* map;              // column_t [groups][pixels][map_pitch]: the output's; the first are [group_out_channels]
+  void* map;  // column_t [groups][pixels][map_pitch]: the output's; the first are [group_out_channels]
   int64_t map_pitch;
-  void* weight;           // column_t: the packed weight; of a weight gradient in torch's products, that of a strip
-  void* sums;             // acc_t [out_channels][column_pitch]: of the weight gradients of strips
+  void* weight;  // column_t: the packed weight; of a weight gradient in torch's products, that of a strip
+  void* sums;    // acc_t [out_channels][column_pitch]: of the weight gradients of strips
 };
 
 // What the weight is packed for. The order of a row of it is that of a row of columns.

@@ -133,15 +133,19 @@ void pack_image_of(const Work& w, int64_t n, int64_t begin, int64_t end) {
 
 template <class scalar_t>
 void unpack_grad_of(const Work& w, int64_t n, int64_t begin, int64_t end) {
+  using acc_t = acc_type<scalar_t>;
   const Params& p = *w.params;
-  for (int64_t y = begin; y < end; ++y) {
-    const auto* from = static_cast<const acc_type<scalar_t>*>(w.grad_image) + ((y + 1) * (p.width + 2) + 1) * p.channels;
-    scalar_t* to = at<scalar_t>(p.grad_input, n, 0, y, 0);
-    if (p.layout == Layout::nchw)
-      transpose_matrix(from, p.channels, p.width, p.channels, to, p.grad_input.stride_c);
-    else
-      for (int64_t x = 0; x < p.width; ++x) copy(to + x * p.grad_input.stride_w, from + x * p.channels, p.channels);
-  }
+  const acc_t* const image = static_cast<const acc_t*>(w.grad_image) + (p.width + 3) * p.channels;
+  const int64_t row = (p.width + 2) * p.channels, step = p.layout == Layout::nchw ? kLanes<acc_t> : p.channels;
+  for (int64_t c = 0; c < p.channels; c += step)  // few planes are written at a time
+    for (int64_t y = begin; y < end; ++y) {
+      const acc_t* from = image + y * row + c;
+      scalar_t* to = at<scalar_t>(p.grad_input, n, c, y, 0);
+      if (p.layout == Layout::nchw)
+        transpose_matrix(from, p.channels, p.width, min(step, p.channels - c), to, p.grad_input.stride_c);
+      else
+        for (int64_t x = 0; x < p.width; ++x) copy(to + x * p.grad_input.stride_w, from + x * p.channels, p.channels);
+    }
 }
 
 // ---- the output, or its gradient
@@ -168,8 +172,11 @@ void store_output_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
       const column_t* from = static_cast<const column_t*>(w.map) + (g * strip.pixels + pixel) * w.map_pitch;
       const scalar_t* bias = p.bias == nullptr ? nullptr : static_cast<const scalar_t*>(p.bias) + g * each;
       if (p.layout == Layout::nchw) {
-        transpose_matrix(from, w.map_pitch, count, each, output + g * each * p.output.stride_c, p.output.stride_c,
-                         [&](Vec<acc_t> v, int64_t c) { return bias == nullptr ? v : v + acc_t(to_float(bias[c])); });
+        for (int64_t c = 0; c < each; c += kLanes<acc_t>)  // few planes are written at a time
+          transpose_matrix(
+              from + c, w.map_pitch, count, min(kLanes<acc_t>, each - c), output + (g * each + c) * p.output.stride_c,
+              p.output.stride_c,
+              [&](Vec<acc_t> v, int64_t i) { return bias == nullptr ? v : v + acc_t(to_float(bias[c + i])); });
         continue;
       }
       scalar_t* to = output + g * each;
@@ -228,6 +235,16 @@ FASTCONV_INLINE Vec<acc_type<scalar_t>> load_apart(const scalar_t* from, int64_t
   return load(buffer);
 }
 
+// Stores those.
+template <class scalar_t>
+FASTCONV_INLINE void store_apart(scalar_t* to, int64_t stride, Vec<acc_type<scalar_t>> v, int64_t count) {
+  constexpr int lanes = kLanes<acc_type<scalar_t>>;
+  if (stride == 1) return store_first(to, v, count);
+  scalar_t buffer[lanes];
+  store(buffer, v);
+  for (int64_t i = 0; i < min(lanes, count); ++i) to[i * stride] = buffer[i];
+}
+
 template <class scalar_t, class offset_t>
 void place_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
@@ -247,19 +264,18 @@ void place_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
       for (int64_t j = 0; j < count; j += lanes) {
         const int64_t rest = count - j, to = i * places.step + pixel + j;
         const acc_t first_x = acc_t((ox + j) * p.stride_w + kx);
-        const Vec<acc_t> mask = mask_of == nullptr ? broadcast(acc_t(1))
-                                                   : load_apart(mask_of + j * p.mask.stride_w, p.mask.stride_w, rest);
-        const BilinearCells<acc_t> cells(load_apart(y_of + j * p.offset.stride_w, p.offset.stride_w, rest) + first_y,
-                                         load_apart(x_of + j * p.offset.stride_w, p.offset.stride_w, rest) +
-                                             (along + first_x),
-                                         mask, p.height, p.width);
+        const Vec<acc_t> mask =
+            mask_of == nullptr ? broadcast(acc_t(1)) : load_apart(mask_of + j * p.mask.stride_w, p.mask.stride_w, rest);
+        const BilinearCells<acc_t> cells(
+            load_apart(y_of + j * p.offset.stride_w, p.offset.stride_w, rest) + first_y,
+            load_apart(x_of + j * p.offset.stride_w, p.offset.stride_w, rest) + (along + first_x), mask, p.height,
+            p.width);
         store_first(reinterpret_cast<acc_t*>(places.row + to), (Vec<acc_t>)cells.row, rest);
         store_first(reinterpret_cast<acc_t*>(places.column + to), (Vec<acc_t>)cells.column, rest);
         store_first(places.y + to, cells.y, rest);
         store_first(places.x + to, cells.x, rest);
-        store_first(places.mask + to, mask, rest);
-        for (int corner = 0; corner < 4; ++corner)
-          store_first(places.weight[corner] + to, cells.weight[corner], rest);
+        store_first(places.mask + to, cells.row == kOutside ? Vec<acc_t>{} : mask, rest);  // which may be NaN there
+        for (int corner = 0; corner < 4; ++corner) store_first(places.weight[corner] + to, cells.weight[corner], rest);
       }
     });
   }
@@ -291,8 +307,8 @@ void sample_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
     for (int64_t d = 0; d < p.offset_groups; ++d)
       for (int64_t s = w.first_segment[d]; s < w.first_segment[d + 1]; ++s) {
         const Segment& segment = w.segments[s];
-        column_t* column = static_cast<column_t*>(w.columns) +
-                           (segment.group * strip.pixels + pixel) * w.column_pitch + segment.group_channel;
+        column_t* column = static_cast<column_t*>(w.columns) + (segment.group * strip.pixels + pixel) * w.column_pitch +
+                           segment.group_channel;
         int64_t i = d * taps * places.step + pixel;
         for (int64_t k = 0; k < taps; ++k, column += group_channels, i += places.step) {
           if (places.row[i] == kOutside) {
@@ -339,45 +355,44 @@ FASTCONV_INLINE void multiply_corners(const Work& w, Strip strip, int64_t pixel,
   for (int i = 0; i < 4; ++i) products[i] = v[i];
 }
 
-// How many taps' products fill the lanes of a vector when they are summed.
-constexpr int kSummedTaps = 4;
-
 template <class column_t, class offset_t>
 void store_place_grads_of(const Work& w, Strip strip, int64_t begin, int64_t end) {
   using acc_t = acc_type<column_t>;
+  constexpr int lanes = kLanes<acc_t>;
   const Params& p = *w.params;
   const Places<acc_t> places(w);
-  const int64_t taps = p.taps();
-  // From the sums of those products.
-  const auto store_place_grad = [&](int64_t y, int64_t x, int64_t channel, int64_t i, const acc_t* s) {
-    const acc_t along_y = places.y[i], along_x = places.x[i], mask = places.mask[i];
-    const acc_t top = s[0] + (s[1] - s[0]) * along_x, bottom = s[2] + (s[3] - s[2]) * along_x;
-    if (p.grad_offset.data != nullptr) {
-      offset_t* grad = at<offset_t>(p.grad_offset, strip.image, 2 * channel, y, x);
-      const acc_t left = s[0] + (s[2] - s[0]) * along_y, right = s[1] + (s[3] - s[1]) * along_y;
-      *grad = from_float<offset_t>(places.row[i] == kOutside ? acc_t(0) : mask * (bottom - top));
-      grad[p.grad_offset.stride_c] =
-          from_float<offset_t>(places.row[i] == kOutside ? acc_t(0) : mask * (right - left));
-    }
-    if (p.grad_mask.data != nullptr)
-      *at<offset_t>(p.grad_mask, strip.image, channel, y, x) = from_float<offset_t>(top + (bottom - top) * along_y);
-  };
-  // Pixels are the inner loop: few planes of the gradients are written at a time.
-  for (int64_t d = 0; d < p.offset_groups; ++d)
-    for (int64_t k = 0; k < taps; k += kSummedTaps) {
-      const int some = int(min(taps - k, kSummedTaps));
-      for_runs(p, strip, begin, end, [&](int64_t first, int64_t oy, int64_t ox, int64_t count) {
-        for (int64_t j = 0; j < count; ++j) {
-          Vec<acc_t> products[4 * kSummedTaps];
-          for (int i = 0; i < some; ++i)
-            multiply_corners<column_t>(w, strip, first + j, d, k + i, places, products + 4 * i);
-          acc_t sums[4 * kSummedTaps];
-          sum_lanes_of_each<acc_t>(products, 4 * some, sums);
-          for (int i = 0; i < some; ++i)
-            store_place_grad(oy, ox + j, d * taps + k + i, (d * taps + k + i) * places.step + first + j, sums + 4 * i);
+  for (int64_t i = 0; i < p.offset_groups * p.taps(); ++i)
+    for_runs(p, strip, begin, end, [&](int64_t first, int64_t oy, int64_t ox, int64_t count) {
+      for (int64_t j = 0; j < count; j += lanes) {
+        const int some = int(min(lanes, count - j));
+        const int64_t place = i * places.step + first + j;
+        Vec<acc_t> products[4][lanes], sums[4];
+        for (int pixel = 0; pixel < some; ++pixel) {
+          Vec<acc_t> of_pixel[4];
+          multiply_corners<column_t>(w, strip, first + j + pixel, i / p.taps(), i % p.taps(), places, of_pixel);
+          for (int corner = 0; corner < 4; ++corner) products[corner][pixel] = of_pixel[corner];
         }
-      });
-    }
+        for (int corner = 0; corner < 4; ++corner) {
+          acc_t of_pixels[lanes] = {};
+          sum_lanes_of_each<acc_t>(products[corner], some, of_pixels);
+          sums[corner] = load(of_pixels);
+        }
+        const Vec<acc_t> along_y = load_first(places.y + place, some), along_x = load_first(places.x + place, some);
+        const Vec<acc_t> top = sums[0] + (sums[1] - sums[0]) * along_x,
+                         bottom = sums[2] + (sums[3] - sums[2]) * along_x;
+        if (p.grad_offset.data != nullptr) {
+          const Vec<acc_t> mask = load_first(places.mask + place, some);  // zero outside
+          const Vec<acc_t> left = sums[0] + (sums[2] - sums[0]) * along_y;
+          const Vec<acc_t> right = sums[1] + (sums[3] - sums[1]) * along_y;
+          offset_t* grad = at<offset_t>(p.grad_offset, strip.image, 2 * i, oy, ox + j);
+          store_apart(grad, p.grad_offset.stride_w, mask * (bottom - top), some);
+          store_apart(grad + p.grad_offset.stride_c, p.grad_offset.stride_w, mask * (right - left), some);
+        }
+        if (p.grad_mask.data != nullptr)
+          store_apart(at<offset_t>(p.grad_mask, strip.image, i, oy, ox + j), p.grad_mask.stride_w,
+                      top + (bottom - top) * along_y, some);
+      }
+    });
 }
 
 template <class column_t>
@@ -492,8 +507,7 @@ void store_place_grads(const Work& w, Strip strip, int64_t begin, int64_t end) {
   with_columns(w, [&](auto s, auto c) {
     if (w.params->offset_dtype == w.params->dtype)
       return store_place_grads_of<FASTCONV_TYPE(c), FASTCONV_TYPE(s)>(w, strip, begin, end);
-    if constexpr (sizeof(FASTCONV_TYPE(s)) == 2)
-      store_place_grads_of<FASTCONV_TYPE(c), float>(w, strip, begin, end);
+    if constexpr (sizeof(FASTCONV_TYPE(s)) == 2) store_place_grads_of<FASTCONV_TYPE(c), float>(w, strip, begin, end);
   });
 }
 void scatter(const Work& w, Strip strip, int64_t begin, int64_t end) {
@@ -511,8 +525,8 @@ void store_weight_grad(const Work& w, int64_t begin, int64_t end) {
 
 #undef FASTCONV_TYPE
 
-const Kernels kKernels = {kPanel<float>, kPanel<double>,  pack_weight,     pack_image,       multiply_rows,
-                          place,         sample,          store_output,    load_grad_output, store_place_grads,
-                          scatter,       unpack_grad,     add_weight_grad, store_weight_grad};
+const Kernels kKernels = {kPanel<float>, kPanel<double>, pack_weight,     pack_image,       multiply_rows,
+                          place,         sample,         store_output,    load_grad_output, store_place_grads,
+                          scatter,       unpack_grad,    add_weight_grad, store_weight_grad};
 
 }  // namespace fastconv::deform_conv2d::FASTCONV_ISA

@@ -55,7 +55,9 @@ def prepare(case: AggregateCase, setting: Setting, copies: int, with_compile: bo
         compulsory_bytes=compulsory_bytes,
         peak_dtype=torch.float32,
         target=target_ratio(case, setting),
-        error=_error(prepare_run(_ours(case), *sets[0])(), prepare_run(_grid_sample(case), *(x.double() for x in sets[0]))()),
+        error=_error(
+            prepare_run(_ours(case), *sets[0])(), prepare_run(_grid_sample(case), *(x.double() for x in sets[0]))()
+        ),
         tolerance=TOLERANCES[setting.torch_dtype],
         overhead_probe=probe,
         overhead_factor=OVERHEAD_FACTOR,

@@ -78,8 +78,7 @@ def _find_sample(
         masks = n * stride_mn + row * stride_mh + column * stride_mw + at * stride_mc
         mask = tl.load(mask_ptr + masks, mask=pixel_ok, other=0.0).to(ACC)
     y_axis, x_axis = _axis(y, height, INDEX), _axis(x, width, INDEX)
-    if go_ptr is not None:
-| y_axis[3]) & (x_axis[2] | x_axis[3])
+    inside = (y_axis[2] | y_axis[3]) & (x_axis[2] | x_axis[3])
     return y_axis, x_axis, tl.where(inside, mask, 0.0)  # outside whatever it is there, be it NaN
 
 
@@ -260,9 +259,7 @@ def _deform_conv2d_input_grad_kernel(
                         _add_up(sums_ptr, not_finite_ptr, unit_ptr, places, columns * (mask * share_y * share_x), ok)
 
     at = (d * taps + tap).to(INDEX)
-    inside = (y_axis[2] | y_axis[3]) & (x_axis[2] | x_axis[3])
     if go_ptr is not None:
-        factor = tl.where(inside, mask, 0.0)
         places = n * stride_gon + row * stride_goh + column * stride_gow + at * (2 * stride_goc)
         tl.store(go_ptr + places, (mask * along_y).to(go_ptr.dtype.element_ty), mask=pixel_ok)
         tl.store(go_ptr + (places + stride_goc), (mask * along_x).to(go_ptr.dtype.element_ty), mask=pixel_ok)

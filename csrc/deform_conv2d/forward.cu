@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kGenericThreads, kMinBlocks) deform_conv2d_for
     const index_t next = min(end, (d + 1) * d_channels);
     for (index_t tap = 0; tap < taps; ++tap) {
       const auto sample = find_sample<scalar_t, index_t>(p, at.n, d, tap, at.y, at.x);
+      if (!sample.y.has_any() || !sample.x.has_any()) continue;  // its mask may be NaN
       for (index_t k = c; k < next; ++k)
         sum += to_acc(weight[(k - begin) * taps + tap]) *
                (sample.mask * sample_value<scalar_t>(p, sample, input + k * p.input.stride_c));

@@ -29,7 +29,7 @@ __device__ __forceinline__ int64_t element(const FeatureMap& map, index_t n, ind
 template <class acc_t, class index_t>
 struct Sample {
   BilinearAxis<acc_t, index_t> y, x;
-  acc_t mask;  // zero where the position is outside, whatever it is there, be it NaN
+  acc_t mask;
 
   // Whether corner (i, j) is a pixel of the map; where the position is outside, none is.
   __device__ __forceinline__ bool has(int i, int j) const { return y.has(i) && x.has(j); }
@@ -52,10 +52,7 @@ __device__ __forceinline__ Sample<acc_type<scalar_t>, index_t> find_sample(const
   const acc_t x = acc_t(ox * index_t(p.stride_w) + kx * index_t(p.dilation_w) - index_t(p.padding_w)) +
                   load_offset<scalar_t>(p, p.offset, offset + p.offset.stride_c);
   Sample<acc_t, index_t> sample{bilinear_axis(y, index_t(p.height)), bilinear_axis(x, index_t(p.width)), acc_t(1)};
-  if (!sample.y.has_any() || !sample.x.has_any())
-    sample.mask = 0;
-  else if (p.mask.data)
-    sample.mask = load_offset<scalar_t>(p, p.mask, element<index_t>(p.mask, n, at, oy, ox));
+  if (p.mask.data) sample.mask = load_offset<scalar_t>(p, p.mask, element<index_t>(p.mask, n, at, oy, ox));
   return sample;
 }
 

@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(kGenericThreads)
        i += splits * kGenericThreads) {
     const index_t ox = i % width, oy = i / width % height, n = i / width / height;
     const auto sample = find_sample<scalar_t, index_t>(p, n, d, tap, oy, ox);
+    if (!sample.y.has_any() || !sample.x.has_any()) continue;  // its mask may be NaN
     sum += to_acc(grad[element<index_t>(p.output, n, o, oy, ox)]) *
            (sample.mask * sample_value<scalar_t>(p, sample, input + n * p.input.stride_n));
   }

@@ -1,4 +1,4 @@
-"""deform_conv2d against torchvision's, and against torch's own operators composed in 16 bits."""
+"""deform_conv2d against torchvision's, and against torch's own operators composed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,10 @@ def target_ratio(case: DeformCase, setting: Setting) -> float:
 
 def prepare(case: DeformCase, setting: Setting, copies: int, with_compile: bool) -> Problem:
     sets = [_tensors(case, setting) for _ in range(copies)]
-    ops: dict[str, Op | None] = {OURS: _ours(case), "torchvision": _torchvision(case), "composed": None}
-    if setting.torch_dtype != _offset_dtype(setting):
-        ops["composed"] = _composed(case)
+    ops: dict[str, Op] = {OURS: _ours(case), "torchvision": _torchvision(case), "composed": _composed(case)}
     prepare_run = _forward if setting.direction == "forward" else _backward
-    providers: dict[str, Sequence[Run] | None] = {
-        name: [prepare_run(op, *of_one) for of_one in sets] if op else None for name, op in ops.items()
+    providers: dict[str, Sequence[Run]] = {
+        name: [prepare_run(op, *of_one) for of_one in sets] for name, op in ops.items()
     }
     operations, compulsory_bytes = cost(case, setting)
     return Problem(

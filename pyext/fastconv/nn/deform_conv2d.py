@@ -96,8 +96,9 @@ class DeformConv2dPack(DeformConv2d):
     """A deformable convolution that predicts its own offsets and, unless `mask` is False, masks, by a convolution of
     its input of the same geometry.
 
-    That starts from zeros: at first this is a plain convolution, with masks of 1/2. The parameters are those of mmcv's
-    `ModulatedDeformConv2dPack` and, with mask=False and bias=False, `DeformConv2dPack`.
+    That starts from zeros: at first this is a plain convolution, with masks of 1/2. The parameters, `weight`, `bias`,
+    `conv_offset.weight` and `conv_offset.bias`, are those of mmcv's `ModulatedDeformConv2dPack` and, with mask=False
+    and bias=False, `DeformConv2dPack`, in the same order of channels: their state_dicts load.
 
     Shapes: [N, C, H, W] to [N, out_channels, out_h, out_w].
     """

@@ -7,10 +7,11 @@
 #   make bench        the short benchmark
 #   make docs         the documentation, in docs/_build/html
 #   make test-torch TORCH=2.13.0   the wheel built here, tested under another torch
+#   make fuzz MINUTES=30           drawn calls of every operator, right and wrong ones
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-long build lint bench docs test-torch clean
+.PHONY: demo test test-long build lint bench docs test-torch fuzz clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -66,6 +67,10 @@ test-torch: build
 	$(OTHER)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	$(OTHER)/bin/python -m fastconv info
 	$(OTHER)/bin/python -m pytest tests/test_depthwise_conv2d.py tests/test_grouped_conv2d.py tests/test_info.py tests/test_abi.py
+
+fuzz: MINUTES ?= 10
+fuzz: build
+	cd tests && $(abspath $(PY)) -m fuzz --minutes $(MINUTES)
 
 clean:
 	rm -rf build dist pyext/fastconv.egg-info pyext/fastconv/*.so

@@ -414,8 +414,15 @@ ERRORS: dict[str, tuple[Any, tuple, str]] = {
         input_grad_op, (X, [7, -1], 2, [0]), "channels must add up to the 6 of grad_output, got (7, -1)"
     ),
     "grad_groups": (input_grad_op, (X, [2, 4], 4, [0]), "groups must divide the 6 channels of grad_output, got 4"),
-    "grad_needed": (input_grad_op, (X, [2, 4], 2, [0, 2]), "needed must be indices of the 2 inputs, got (0, 2)"),
-    "grad_negative_needed": (input_grad_op, (X, [6], 2, [-1]), "needed must be indices of the 1 inputs, got (-1)"),
+    "grad_needed": (
+        input_grad_op, (X, [2, 4], 2, [0, 2]), "needed must be indices of the 2 inputs, each once, got (0, 2)"
+    ),
+    "grad_needed_twice": (
+        input_grad_op, (X, [2, 4], 2, [1, 1]), "needed must be indices of the 2 inputs, each once, got (1, 1)"
+    ),
+    "grad_negative_needed": (
+        input_grad_op, (X, [6], 2, [-1]), "needed must be indices of the 1 inputs, each once, got (-1)"
+    ),
 }  # fmt: skip
 
 

@@ -159,15 +159,16 @@ std::vector<Tensor> concat_input_grad(const Tensor& grad_output, const std::vect
   const char* op = "_concat_shuffle_input_grad";
   check_rank(op, "grad_output", grad_output);
   const bool positive = std::all_of(channels.begin(), channels.end(), [](int64_t count) { return count >= 0; });
-  FASTCONV_CHECK(positive && std::accumulate(channels.begin(), channels.end(), int64_t(0)) == grad_output.size(1), op,
+  FASTCONV_CHECK(positive && std::accumulate(channels.begin(), channels.end(), Wide(0)) == grad_output.size(1), op,
                  ": channels must add up to the ", grad_output.size(1), " of grad_output, got ", list_text(channels));
   check_groups(op, groups, grad_output.size(1), "grad_output");
   const Layout layout = layout_of(grad_output);
   std::vector<Tensor> grads;
   std::vector<PartTensor> parts;
   for (const int64_t i : needed) {
-    FASTCONV_CHECK(i >= 0 && i < int64_t(channels.size()), op, ": needed must be indices of the ", channels.size(),
-                   " inputs, got ", list_text(needed));
+    const bool is_new = std::count(needed.begin(), needed.end(), i) == 1;
+    FASTCONV_CHECK(i >= 0 && i < int64_t(channels.size()) && is_new, op, ": needed must be indices of the ",
+                   channels.size(), " inputs, each once, got ", list_text(needed));
     grads.push_back(empty_feature_map(grad_output, sizes_with_channels(grad_output, channels[i]), layout));
     parts.push_back({grads.back(), std::accumulate(channels.begin(), channels.begin() + i, int64_t(0))});
   }

@@ -39,12 +39,12 @@ Convolution2d convolution_geometry(const char* op, const Tensor& input, const Te
   p.stride_h = stride[0], p.stride_w = stride[1];
   p.padding_h = padding[0], p.padding_w = padding[1];
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
-  const int64_t span_h = p.dilation_h * (p.kernel_h - 1) + 1, span_w = p.dilation_w * (p.kernel_w - 1) + 1;
+  const Wide span_h = p.dilation_h * Wide(p.kernel_h - 1) + 1, span_w = p.dilation_w * Wide(p.kernel_w - 1) + 1;
   const int64_t padded_h = p.height + 2 * p.padding_h, padded_w = p.width + 2 * p.padding_w;
-  FASTCONV_CHECK(span_h <= padded_h && span_w <= padded_w, op, ": the dilated kernel (", span_h, " x ", span_w,
-                 ") must not be larger than the padded input (", padded_h, " x ", padded_w, "); input ",
-                 shape_text(input), ", weight ", shape_text(weight), ", padding ", list_text(padding), ", dilation ",
-                 list_text(dilation));
+  FASTCONV_CHECK(span_h <= padded_h && span_w <= padded_w, op, ": the dilated kernel (", number_text(span_h), " x ",
+                 number_text(span_w), ") must not be larger than the padded input (", padded_h, " x ", padded_w,
+                 "); input ", shape_text(input), ", weight ", shape_text(weight), ", padding ", list_text(padding),
+                 ", dilation ", list_text(dilation));
   p.out_height = output_size(p.height, p.kernel_h, p.stride_h, p.padding_h, p.dilation_h);
   p.out_width = output_size(p.width, p.kernel_w, p.stride_w, p.padding_w, p.dilation_w);
   p.layout = layout_of(input);

@@ -1,9 +1,16 @@
 #include "common/tensor.h"
 
 #include <algorithm>
+#include <cctype>
 #include <limits>
 
 namespace fastconv {
+
+std::string number_text(Wide value) {
+  if (value < 0) return "-" + number_text(-value);
+  const std::string last(1, char('0' + int(value % 10)));
+  return value < 10 ? last : number_text(value / 10) + last;
+}
 
 std::string shape_text(const Tensor& tensor) {
   std::string result = "[";
@@ -23,7 +30,7 @@ std::string device_text(const Tensor& tensor) {
   return kind + std::to_string(tensor.get_device_index());
 }
 
-const char* dtype_text(ScalarType dtype) {
+std::string dtype_text(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Float:
       return "float32";
@@ -49,9 +56,14 @@ const char* dtype_text(ScalarType dtype) {
       return "complex64";
     case ScalarType::ComplexDouble:
       return "complex128";
+    case ScalarType::ComplexHalf:
+      return "complex32";
     default:
-      return torch::headeronly::toString(dtype);
+      break;
   }
+  std::string name = torch::headeronly::toString(dtype);  // Float8_e5m2
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
+  return name;
 }
 
 ElementType check_element_type(const char* op, const char* name, const Tensor& tensor) {

@@ -36,10 +36,15 @@ std::string text(const Parts&... parts) {
       throw std::runtime_error(::fastconv::text(__VA_ARGS__)); \
   } while (false)
 
+// Products of sizes and of arguments, before they have been compared with anything: an expanded view of one element may
+// have any size.
+using Wide = __int128;
+std::string number_text(Wide value);
+
 std::string shape_text(const Tensor& tensor);               // [2, 3, 4]
 std::string list_text(const std::vector<int64_t>& values);  // (1, 2)
 std::string device_text(const Tensor& tensor);              // cuda:0
-const char* dtype_text(ScalarType dtype);                   // bfloat16
+std::string dtype_text(ScalarType dtype);                   // bfloat16
 
 // The argument `name` of `op` must be a float tensor that kernels exist for.
 ElementType check_element_type(const char* op, const char* name, const Tensor& tensor);

@@ -1,5 +1,7 @@
 #include "deform_aggregate2d/deform_aggregate2d_host.h"
 
+#include <array>
+
 namespace fastconv::deform_aggregate2d {
 namespace {
 
@@ -17,12 +19,12 @@ ElementType check_beside_input(const char* op, const char* name, const Tensor& t
   return check_element_type(op, name, tensor);
 }
 
-void check_sizes(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& sizes,
+void check_sizes(const char* op, const char* name, const Tensor& tensor, const std::array<Wide, 4>& sizes,
                  const char* meaning) {
   bool fits = tensor.dim() == 4;
   for (int64_t d = 0; fits && d < 4; ++d) fits = tensor.size(d) == sizes[size_t(d)];
-  FASTCONV_CHECK(fits, op, ": ", name, " must be ", meaning, " = [", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ",
-                 sizes[3], "], got ", shape_text(tensor));
+  FASTCONV_CHECK(fits, op, ": ", name, " must be ", meaning, " = [", number_text(sizes[0]), ", ", number_text(sizes[1]),
+                 ", ", number_text(sizes[2]), ", ", number_text(sizes[3]), "], got ", shape_text(tensor));
 }
 
 int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
@@ -60,7 +62,7 @@ Params checked(const char* op, const Arguments& a) {
                  ", dilation ", list_text(a.dilation));
   p.out_height = output_size(p.height, p.kernel_h, p.stride_h, p.padding_h, p.dilation_h);
   p.out_width = output_size(p.width, p.kernel_w, p.stride_w, p.padding_w, p.dilation_w);
-  const int64_t taps = p.groups * p.taps();
+  const Wide taps = p.groups * Wide(p.taps());
   check_sizes(op, "offset", a.offset, {p.batch, 2 * taps, p.out_height, p.out_width},
               "[N, groups * taps * 2, out_h, out_w]");
   check_sizes(op, "mask", a.mask, {p.batch, taps, p.out_height, p.out_width}, "[N, groups * taps, out_h, out_w]");

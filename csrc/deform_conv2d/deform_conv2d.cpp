@@ -40,10 +40,10 @@ Params check_geometry(const char* op, const Tensor& input, const Tensor& offset,
 
   check_is_map(op, "offset", offset);
   check_offset_dtype(op, offset, input);
-  const int64_t values = 2 * p.taps();
-  p.offset_groups = offset.size(1) / values;
+  const Wide values = Wide(2) * p.kernel_h * p.kernel_w;
+  p.offset_groups = int64_t(offset.size(1) / values);
   FASTCONV_CHECK(p.offset_groups > 0 && offset.size(1) % values == 0 && channels % p.offset_groups == 0, op,
-                 ": offset.size(1) must be ", values,
+                 ": offset.size(1) must be ", number_text(values),
                  " (2 * kernel_h * kernel_w) times offset groups that divide the channels of input, ", channels,
                  ", got ", offset.size(1));
   const auto check_sizes = [&](const char* name, const Tensor& tensor, int64_t expected) {

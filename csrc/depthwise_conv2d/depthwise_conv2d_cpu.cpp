@@ -1,5 +1,5 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
-#include "common/convolution_cpu.h"
+#include "common/convolution_by_definition.h"
 #include "common/cpu.h"
 #include "depthwise_conv2d/depthwise_conv2d_host.h"
 
@@ -21,6 +21,11 @@ void correlate(const Correlation& c) {
   const Split split = k.split(c, threads());
   torch::stable::parallel_for(0, split.items, grain(*c.params, taps_of(*c.params), split.items),
                               [&](int64_t begin, int64_t end) { k.correlate(c, split, begin, end); });
+}
+
+template <class Function>
+void run_by_definition(const Params& p, Function function) {
+  by_definition(p, 1, [&](int64_t o, int64_t) { return ChannelPair{o / p.multiplier, o}; }, function);
 }
 
 template <class scalar_t>
@@ -53,10 +58,18 @@ Tensor weight_grad_cpu(const Tensor& grad_output, const Tensor& input, const Ten
 
 }  // namespace
 
-void run_forward_cpu(const Params& p) { correlate(forward_correlation(p)); }
-void run_input_grad_cpu(const Params& p) { correlate(input_grad_correlation(p)); }
+void run_forward_cpu(const Params& p) {
+  if (is_sparse(p)) return run_by_definition(p, [](const auto& convolution) { convolution.forward(); });
+  correlate(forward_correlation(p));
+}
+
+void run_input_grad_cpu(const Params& p) {
+  if (is_sparse(p)) return run_by_definition(p, [](const auto& convolution) { convolution.input_grad(); });
+  correlate(input_grad_correlation(p));
+}
 
 void run_weight_grad_cpu(const Params& p) {
+  if (is_sparse(p)) return run_by_definition(p, [](const auto& convolution) { convolution.weight_grad(); });
   with_storage_type(p.dtype, [&](auto zero) { run_weight_grad_of<decltype(zero)>(p); });
 }
 

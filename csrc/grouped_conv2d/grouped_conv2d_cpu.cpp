@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "common/convolution_cpu.h"
+#include "common/convolution_by_definition.h"
 #include "common/cpu.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 #include "grouped_conv2d/grouped_conv2d_host.h"
@@ -55,15 +55,26 @@ void correlate(const Correlation& c) {
                               [&](int64_t begin, int64_t end) { k.correlate(c, split, packed.get(), begin, end); });
 }
 
+ChannelPair channel_pair(const Params& p, int64_t o, int64_t s) {
+  return {o / p.group_out_channels() * p.group_channels() + s, p.position(o)};
+}
+
+template <class Function>
+void run_by_definition(const Params& p, Function function) {
+  by_definition(p, p.group_channels(), [&](int64_t o, int64_t s) { return channel_pair(p, o, s); }, function);
+}
+
 depthwise_conv2d::Params as_depthwise(const Params& p) { return {p, p.out_channels / p.channels}; }
 
 void run_forward(const Params& p) {
   if (is_depthwise(p)) return depthwise_conv2d::run_forward_cpu(as_depthwise(p));
+  if (is_sparse(p)) return run_by_definition(p, [](const auto& convolution) { convolution.forward(); });
   correlate(forward_correlation(p));
 }
 
 void run_input_grad(const Params& p) {
   if (is_depthwise(p)) return depthwise_conv2d::run_input_grad_cpu(as_depthwise(p));
+  if (is_sparse(p)) return run_by_definition(p, [](const auto& convolution) { convolution.input_grad(); });
   correlate(input_grad_correlation(p));
 }
 
@@ -75,13 +86,13 @@ void run_weight_grad_of(const Params& p) {
   const std::unique_ptr<acc_t[]> sums(new acc_t[split.parts * p.out_channels * terms_of(p)]);
   torch::stable::parallel_for(0, split.items, grain(p, terms_of(p), split.items),
                               [&](int64_t begin, int64_t end) { k.weight_grad(p, split, sums.get(), begin, end); });
-  add_weight_grad_parts<scalar_t>(p, p.group_channels(), split.parts, sums.get(), [&](int64_t o, int64_t s) {
-    return ChannelPair{o / p.group_out_channels() * p.group_channels() + s, p.position(o)};
-  });
+  add_weight_grad_parts<scalar_t>(p, p.group_channels(), split.parts, sums.get(),
+                                  [&](int64_t o, int64_t s) { return channel_pair(p, o, s); });
 }
 
 void run_weight_grad(const Params& p) {
   if (is_depthwise(p)) return depthwise_conv2d::run_weight_grad_cpu(as_depthwise(p));
+  if (is_sparse(p)) return run_by_definition(p, [](const auto& convolution) { convolution.weight_grad(); });
   with_storage_type(p.dtype, [&](auto zero) { run_weight_grad_of<decltype(zero)>(p); });
 }
 
@@ -91,8 +102,10 @@ void run_weight_grad(const Params& p) {
 int64_t widest_group(const Params& p) { return std::max(p.group_channels(), p.group_out_channels()); }
 bool is_16_bit(const Params& p) { return p.dtype == ElementType::bf16 || p.dtype == ElementType::f16; }
 
-// oneDNN (torch 2.14.1) crashes on some calls whose padding is larger than the kernel: 16-bit, 1x1, strided.
+// oneDNN (torch 2.14.1) crashes on some calls whose padding is larger than the kernel: 16-bit, 1x1, strided. It refuses
+// others whose stride or dilation is huge, or crashes.
 bool is_usual(const Params& p) {
+  if (std::max({p.stride_h, p.stride_w, p.dilation_h, p.dilation_w}) > 4096 || is_sparse(p)) return false;
   return p.padding_h <= (p.kernel_h - 1) * p.dilation_h && p.padding_w <= (p.kernel_w - 1) * p.dilation_w;
 }
 

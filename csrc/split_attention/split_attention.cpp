@@ -24,8 +24,9 @@ void check_logits(const char* op, Params& p, const Tensor& logits, const Tensor&
   FASTCONV_CHECK(cardinality >= 1, op, ": cardinality must be at least 1, got ", cardinality);
   FASTCONV_CHECK(p.channels % cardinality == 0, op, ": cardinality must divide the ", p.channels,
                  " channels of a split, got ", cardinality);
-  FASTCONV_CHECK(logits.dim() == 2 && logits.size(0) == p.batch && logits.size(1) == p.radix * p.channels, op,
-                 ": logits must be [", p.batch, ", ", p.radix * p.channels, "], got ", shape_text(logits));
+  const Wide all = p.radix * Wide(p.channels);
+  FASTCONV_CHECK(logits.dim() == 2 && logits.size(0) == p.batch && logits.size(1) == all, op, ": logits must be [",
+                 p.batch, ", ", number_text(all), "], got ", shape_text(logits));
   p.cardinality = cardinality;
 }
 

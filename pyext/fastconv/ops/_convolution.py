@@ -71,6 +71,10 @@ class Geometry:
     channels_last: bool
 
 
+def list_text(values: Sequence[int]) -> str:
+    return f"({', '.join(map(str, values))})"
+
+
 def shape_text(x: Tensor) -> str:
     return str(list(x.shape))
 
@@ -129,7 +133,7 @@ def check_convolution_arguments(
     )
     check_like_input(op, "weight", weight, input)
     for name, values, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        require(op, len(values) == 2, lambda: f"{name} must have 2 values, got {tuple(values)}")  # noqa: B023
+        require(op, len(values) == 2, lambda: f"{name} must have 2 values, got {list_text(values)}")  # noqa: B023
         require(
             op,
             all(minimum <= v < 2**31 for v in values),
@@ -245,19 +249,33 @@ def register_convolution(
         output = _empty_feature_map(input, (g.batch, g.out_channels, g.out_height, g.out_width), g.channels_last)
         return output if input.dim() == 4 else output.squeeze(0)
 
-    def input_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
-        check_ranks(f"_{name}_input_grad", grad_output, input)
+    def check_gradient(direction: str, grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> None:
+        grad_name = f"_{name}_{direction}"
+        check_ranks(grad_name, grad_output, input)
+        if input.dim() == 3:
+            grad_output, input = grad_output.unsqueeze(0), input.unsqueeze(0)
+        g = check(grad_name, input, weight, None, *geometry[:at], "none", *geometry[at:])
+        check_grad_output(grad_name, grad_output, input, g)
+
+    def empty_input_grad(input: Tensor) -> Tensor:
         batched = input if input.dim() == 4 else input.unsqueeze(0)
         grad_input = _empty_feature_map(input, batched.shape, suggest_channels_last(batched))
         return grad_input if input.dim() == 4 else grad_input.squeeze(0)
 
-    def backward_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
-        check_ranks(f"_{name}_backward", grad_output, input)
-        return input_grad_fake(grad_output, input, weight), weight_grad_fake(grad_output, input, weight)
+    def empty_weight_grad(input: Tensor, weight: Tensor) -> Tensor:
+        return torch.empty(weight.shape, dtype=input.dtype, device=input.device)
+
+    def input_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+        check_gradient("input_grad", grad_output, input, weight, *geometry)
+        return empty_input_grad(input)
 
     def weight_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
-        check_ranks(f"_{name}_weight_grad", grad_output, input)
-        return torch.empty(weight.shape, dtype=input.dtype, device=input.device)
+        check_gradient("weight_grad", grad_output, input, weight, *geometry[:-1])
+        return empty_weight_grad(input, weight)
+
+    def backward_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
+        check_gradient("backward", grad_output, input, weight, *geometry[:-1])
+        return empty_input_grad(input), empty_weight_grad(input, weight)
 
     # ---- derivatives
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .._register import move_batch_dim, register_autograd, suggest_memory_format, transformable
+from ._convolution import list_text
 from .channel_shuffle import channel_shuffle, check_groups, check_rank
 
 _op = torch.ops.fastconv.concat_shuffle
@@ -54,10 +55,6 @@ def _dtype(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _tuple(values: Sequence[int]) -> str:
-    return f"({', '.join(map(str, values))})"
-
-
 def check_inputs(op: str, inputs: Sequence[Tensor], groups: int) -> int:
     """Checks a call; returns the channels of all inputs."""
     front = inputs[0]
@@ -81,11 +78,13 @@ def check_gradient(op: str, grad_output: Tensor, channels: Sequence[int], groups
     check_rank(op, "grad_output", grad_output)
     if any(count < 0 for count in channels) or sum(channels) != grad_output.shape[1]:
         raise RuntimeError(
-            f"{op}: channels must add up to the {grad_output.shape[1]} of grad_output, got {_tuple(channels)}"
+            f"{op}: channels must add up to the {grad_output.shape[1]} of grad_output, got {list_text(channels)}"
         )
     check_groups(op, groups, grad_output.shape[1], "grad_output")
-    if any(not 0 <= i < len(channels) for i in needed):
-        raise RuntimeError(f"{op}: needed must be indices of the {len(channels)} inputs, got {_tuple(needed)}")
+    if any(not 0 <= i < len(channels) or needed.count(i) > 1 for i in needed):
+        raise RuntimeError(
+            f"{op}: needed must be indices of the {len(channels)} inputs, each once, got {list_text(needed)}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .._register import (
     transformable,
 )
 from ..reference import deform_aggregate2d as reference
-from ._convolution import as_pair, check_like_input, dtype_text, require, shape_text
+from ._convolution import as_pair, check_like_input, dtype_text, list_text, require, shape_text
 
 _NAME, _BACKWARD = "deform_aggregate2d", "_deform_aggregate2d_backward"
 _op = torch.ops.fastconv.deform_aggregate2d
@@ -164,7 +164,7 @@ def check_arguments(
     for name, values, minimum in (
         ("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
     ):  # fmt: skip
-        require(op, len(values) == 2, lambda: f"{name} must have 2 values, got {tuple(values)}")  # noqa: B023
+        require(op, len(values) == 2, lambda: f"{name} must have 2 values, got {list_text(values)}")  # noqa: B023
         require(
             op,
             all(minimum <= v < 2**31 for v in values),

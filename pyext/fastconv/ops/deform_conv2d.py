@@ -22,6 +22,7 @@ from ._convolution import (
     dtype_text,
     fold_map,
     fold_weight,
+    list_text,
     require,
     shape_text,
     unfold_map,
@@ -203,7 +204,7 @@ def check_needed(op: str, mask: Tensor | None, needed: Sequence[int]) -> None:
         all(0 <= i < count and needed.count(i) == 1 for i in needed),
         lambda: (
             f"needed must be some of 0 input, 1 offset{'' if mask is None else ', 2 mask'}, each once, "
-            f"got ({', '.join(map(str, needed))})"
+            f"got {list_text(needed)}"
         ),
     )
 

@@ -54,6 +54,8 @@ def _bilinear(x: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     low_y, low_x = row.detach().floor(), column.detach().floor()
     fraction_y, fraction_x = row - low_y, column - low_x
     total = x.new_zeros(*x.shape[:3], *row.shape[2:])
+    if height * width == 0:
+        return total, inside
     for down, weight_y in ((0, 1 - fraction_y), (1, fraction_y)):
         for right, weight_x in ((0, 1 - fraction_x), (1, fraction_x)):
             y, z = low_y.long() + down, low_x.long() + right

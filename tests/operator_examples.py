@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastconv
+import pytest
 import torch
 from torch import Tensor
 
@@ -58,3 +59,9 @@ EXAMPLES: dict[str, list[tuple[Callable[..., Tensor], tuple[Any, ...]]]] = {
 }  # fmt: skip
 """Of every operator, functions with arguments that reach each branch of what is written for it in fastconv.onnx and
 fastconv.decompositions. Weights are called w and biases b; all other tensors have the batch in front."""
+
+# For pytest.mark.parametrize(("function", "arguments"), ...).
+EVERY = [
+    pytest.param(*example, id=f"{name}-{i}") for name, list_ in EXAMPLES.items() for i, example in enumerate(list_)
+]
+ONE_OF_EACH = [pytest.param(*list_[-1], id=name) for name, list_ in EXAMPLES.items()]

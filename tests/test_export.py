@@ -12,14 +12,8 @@ from typing import Any
 import fastconv
 import pytest
 import torch
-from operator_examples import EXAMPLES, rand
+from operator_examples import EVERY, EXAMPLES, rand
 from torch import Tensor
-
-PARAMETERS = [
-    pytest.param(function, arguments, id=f"{name}-{i}")
-    for name, examples in EXAMPLES.items()
-    for i, (function, arguments) in enumerate(examples)
-]
 
 
 class Module(torch.nn.Module):
@@ -52,7 +46,7 @@ def test_every_operator_can_be_taken_elsewhere() -> None:
     assert fastconv.onnx.translation_table().keys() == packets
 
 
-@pytest.mark.parametrize(("function", "arguments"), PARAMETERS)
+@pytest.mark.parametrize(("function", "arguments"), EVERY)
 def test_decompositions(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> None:
     program = torch.export.export(Module(function), (arguments,))
     assert any("fastconv" in target for target in targets(program))
@@ -109,7 +103,7 @@ def onnx_session(module: torch.nn.Module, arguments: Any, **options: Any) -> Any
     return runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize(("function", "arguments"), PARAMETERS)
+@pytest.mark.parametrize(("function", "arguments"), EVERY)
 def test_onnx(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> None:
     session = onnx_session(Module(function), (arguments,))
     names = [input.name for input in session.get_inputs()]

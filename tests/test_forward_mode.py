@@ -7,15 +7,11 @@ from collections.abc import Callable
 import fastconv
 import pytest
 import torch
-from operator_examples import EXAMPLES
+from operator_examples import EVERY, ONE_OF_EACH
 from torch import Tensor
 from torch.autograd import forward_ad
 
 Function = Callable[..., Tensor]
-EVERY = [
-    pytest.param(*example, id=f"{name}-{i}") for name, list_ in EXAMPLES.items() for i, example in enumerate(list_)
-]
-ONE_OF_EACH = [pytest.param(*list_[-1], id=name) for name, list_ in EXAMPLES.items()]
 
 
 def leaves(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

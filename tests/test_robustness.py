@@ -13,14 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from operator_examples import EXAMPLES
+from operator_examples import EVERY, EXAMPLES, ONE_OF_EACH
 from torch import Tensor
 
 Function = Callable[..., Tensor]
-EVERY = [
-    pytest.param(*example, id=f"{name}-{i}") for name, list_ in EXAMPLES.items() for i, example in enumerate(list_)
-]
-ONE_OF_EACH = [pytest.param(*list_[-1], id=name) for name, list_ in EXAMPLES.items()]
 
 
 def results(function: Function, arguments: tuple[Tensor, ...]) -> list[Tensor]:

@@ -164,6 +164,32 @@ class Call {
     }
   }
 
+  // Of each group, the rows of a strip's pixels.
+  struct Rows {
+    void* data;
+    int64_t pitch, columns;
+  };
+  Rows samples() const { return {work_.columns, work_.column_pitch, terms()}; }
+  Rows outputs() const { return {work_.map, work_.map_pitch, p_.group_out_channels()}; }
+
+  // to = from times the packed weight, for pixels begin to end of a strip.
+  void multiply_by_weight(Strip strip, Rows from, Rows to, int64_t begin, int64_t end) {
+    const MatrixProduct product{
+        .a = from.data,
+        .a_row = from.pitch,
+        .a_column = 1,
+        .b = work_.weight,
+        .b_row = panel_,
+        .b_panel = panel_ * from.columns,
+        .c = to.data,
+        .c_row = to.pitch,
+        .depth = from.columns,
+        .columns = to.columns,
+        .add = false,
+    };
+    multiply(product, strip.pixels * from.pitch, panels(to.columns, from.columns), strip.pixels * to.pitch, begin, end);
+  }
+
   // A matrix of each group, as torch sees it; of one group, just that.
   Tensor matrix(void* data, int64_t group, int64_t rows, int64_t row, int64_t columns, bool transposed = false) const {
     const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
@@ -189,25 +215,11 @@ class Call {
   int64_t product_operations() const { return work_.columns_of_input ? 0 : p_.out_channels * terms() / 16; }
 
   void forward(Strip strip) {
-    const MatrixProduct product{
-        .a = work_.columns,
-        .a_row = work_.column_pitch,
-        .a_column = 1,
-        .b = work_.weight,
-        .b_row = panel_,
-        .b_panel = panel_ * terms(),
-        .c = work_.map,
-        .c_row = work_.map_pitch,
-        .depth = terms(),
-        .columns = p_.group_out_channels(),
-        .add = false,
-    };
     over(strip.pixels, sample_operations() + product_operations(), [&](int64_t b, int64_t e) {
       k_.place(work_, strip, b, e);
       k_.sample(work_, strip, b, e);
       if (work_.columns_of_input) return;
-      multiply(product, strip.pixels * work_.column_pitch, panels(p_.group_out_channels(), terms()),
-               strip.pixels * work_.map_pitch, b, e);
+      multiply_by_weight(strip, samples(), outputs(), b, e);
       k_.store_output(work_, strip, b, e);
     });
     if (!work_.columns_of_input) return;
@@ -216,25 +228,11 @@ class Call {
   }
 
   void input_grad(Strip strip) {
-    const MatrixProduct product{
-        .a = work_.map,
-        .a_row = work_.map_pitch,
-        .a_column = 1,
-        .b = work_.weight,
-        .b_row = panel_,
-        .b_panel = panel_ * p_.group_out_channels(),
-        .c = work_.columns,
-        .c_row = work_.column_pitch,
-        .depth = p_.group_out_channels(),
-        .columns = terms(),
-        .add = false,
-    };
     over(strip.pixels, sample_operations() + product_operations(), [&](int64_t b, int64_t e) {
       k_.place(work_, strip, b, e);
       k_.load_grad_output(work_, strip, b, e);
       if (work_.columns_of_input) return;
-      multiply(product, strip.pixels * work_.map_pitch, panels(terms(), p_.group_out_channels()),
-               strip.pixels * work_.column_pitch, b, e);
+      multiply_by_weight(strip, outputs(), samples(), b, e);
       if (wants_place_grads()) k_.store_place_grads(work_, strip, b, e);
     });
     if (work_.columns_of_input) {

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .._register import move_batch_dim, register_autograd, suggest_memory_format, transformable
-from ._convolution import list_text
+from ._convolution import dtype_text, list_text
 from .channel_shuffle import channel_shuffle, check_groups, check_rank
 
 _op = torch.ops.fastconv.concat_shuffle
@@ -51,17 +51,16 @@ def concat_shuffle(inputs: Sequence[Tensor], groups: int) -> Tensor:
 # Checks: see ops/channel_shuffle.py.
 
 
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
-
-
 def check_inputs(op: str, inputs: Sequence[Tensor], groups: int) -> int:
     """Checks a call; returns the channels of all inputs."""
     front = inputs[0]
     check_rank(op, "inputs[0]", front)
     for i, x in enumerate(inputs):
         if x.dtype != front.dtype:
-            raise RuntimeError(f"{op}: inputs[{i}] must have the dtype of inputs[0] ({_dtype(front)}), got {_dtype(x)}")
+            raise RuntimeError(
+                f"{op}: inputs[{i}] must have the dtype of inputs[0] ({dtype_text(front.dtype)}), "
+                f"got {dtype_text(x.dtype)}"
+            )
         if x.device != front.device:
             raise RuntimeError(f"{op}: inputs[{i}] must be on the device of inputs[0] ({front.device}), got {x.device}")
         if x.dim() != front.dim() or any(x.shape[d] != front.shape[d] for d in range(x.dim()) if d != 1):

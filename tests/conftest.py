@@ -30,6 +30,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
+import hypothesis
 import pytest
 import torch
 from cuda_on_cpu import build, operators, runtime
@@ -38,6 +39,12 @@ pytest.register_assert_rewrite("convolution_cases", "convolution_tests")
 
 EMULATED = {"cuda_on_cpu": "fast", "cuda_on_cpu_check": "check", "cuda_on_cpu_ptx": "ptx"}
 """Emulated devices and the emulator's mode for each."""
+
+# The suite draws the same calls every time, so that a change is judged by what it changed. New ones are drawn by
+# `pytest --hypothesis-profile new`, and by `make fuzz`.
+hypothesis.settings.register_profile("new", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("same", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 _devices = pytest.StashKey[list[str]]()
 

@@ -881,12 +881,8 @@ class ConvolutionTests:
                 torch.testing.assert_close(actual, want, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.core
-    # CI draws the same calls every time, so that a change is judged by what it changed; elsewhere new ones are drawn.
     @settings(
-        deadline=None,
         max_examples=150,
-        print_blob=True,
-        derandomize="CI" in os.environ,
         suppress_health_check=[HealthCheck.differing_executors],  # each operator's class runs it
     )
     @given(data=st.data())

@@ -368,7 +368,7 @@ def test_flops_are_none(device: Device) -> None:
 
 
 @pytest.mark.core
-@settings(deadline=None, max_examples=100, print_blob=True, derandomize="CI" in os.environ)
+@settings(max_examples=100)
 @given(
     channels=st.integers(1, 70), size=st.tuples(st.integers(1, 20), st.integers(1, 20)), batch=st.integers(0, 3),
     dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS),

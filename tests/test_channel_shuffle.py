@@ -359,7 +359,7 @@ def calls(draw_: Any) -> tuple[Case, torch.dtype, list[str]]:
 
 
 @pytest.mark.core
-@settings(deadline=None, max_examples=150, print_blob=True, derandomize="CI" in os.environ)
+@settings(max_examples=150)
 @given(call=calls())
 def test_drawn_calls(device: Device, call: tuple[Case, torch.dtype, list[str]]) -> None:
     case, dtype, layouts = call

@@ -473,7 +473,7 @@ def calls(draw_: Any) -> tuple[Case, torch.dtype, str]:
 
 
 @pytest.mark.core
-@settings(deadline=None, max_examples=100, print_blob=True, derandomize="CI" in os.environ)
+@settings(max_examples=100)
 @given(call=calls())
 def test_drawn_calls(device: Device, call: tuple[Case, torch.dtype, str]) -> None:
     case, dtype, layout = call

@@ -43,8 +43,8 @@ Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& we
   Tensor output = empty_feature_map(input, {p.batch, p.out_channels, p.out_height, p.out_width}, p.layout);
   if (output.numel() == 0) return output;
   const Tensor readable_input = readable_in(input, p.layout), dense_weight = torch::stable::contiguous(weight);
-  p.input = feature_map(readable_input);
-  p.output = feature_map(output);
+  p.input = feature_map(readable_input, p.layout);
+  p.output = feature_map(output, p.layout);
   p.weight = dense_weight.data_ptr();
   run(p);
   return output;
@@ -57,8 +57,8 @@ Tensor convolution_input_grad(const char* op, const Tensor& grad_output, const T
   Tensor grad_input = empty_feature_map(input, {p.batch, p.channels, p.height, p.width}, p.layout);
   if (grad_input.numel() == 0) return grad_input;
   const Tensor readable_grad = readable_in(grad_output, p.layout), dense_weight = torch::stable::contiguous(weight);
-  p.output = feature_map(readable_grad);
-  p.input = feature_map(grad_input);
+  p.output = feature_map(readable_grad, p.layout);
+  p.input = feature_map(grad_input, p.layout);
   p.weight = dense_weight.data_ptr();
   run(p);
   return grad_input;
@@ -73,8 +73,8 @@ Tensor convolution_weight_grad(const char* op, const Tensor& grad_output, const 
   Tensor grad_weight = torch::stable::empty(sizes, input.scalar_type(), std::nullopt, input.device());
   if (grad_output.numel() == 0 || input.numel() == 0) return torch::stable::zero_(grad_weight);
   const Tensor readable_grad = readable_in(grad_output, p.layout), readable_input = readable_in(input, p.layout);
-  p.output = feature_map(readable_grad);
-  p.input = feature_map(readable_input);
+  p.output = feature_map(readable_grad, p.layout);
+  p.input = feature_map(readable_input, p.layout);
   p.weight = grad_weight.data_ptr();
   run(p);
   return grad_weight;

@@ -161,4 +161,15 @@ FeatureMap feature_map(const Tensor& tensor) {
   return {tensor.data_ptr(), strides[0], strides[1], strides[2], strides[3]};
 }
 
+FeatureMap feature_map(const Tensor& tensor, Layout layout) {
+  FeatureMap map = feature_map(tensor);
+  if (layout == Layout::nchw) {
+    map.stride_w = 1;
+  } else {
+    map.stride_c = 1;
+    if (tensor.size(3) == 1) map.stride_w = map.stride_h;
+  }
+  return map;
+}
+
 }  // namespace fastconv

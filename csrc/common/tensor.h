@@ -63,5 +63,8 @@ Tensor empty_feature_map(const Tensor& like, const std::vector<int64_t>& sizes, 
 // `tensor` itself where kernels of this layout can read its strides, else a contiguous copy.
 Tensor readable_in(const Tensor& tensor, Layout layout);
 FeatureMap feature_map(const Tensor& tensor);
+// Of one that is readable in this layout. Where a size is 1 torch's strides mean nothing; here the innermost is 1, and
+// of one column it is the row's, so that kernels may see from the strides whether rows follow on each other.
+FeatureMap feature_map(const Tensor& tensor, Layout layout);
 
 }  // namespace fastconv

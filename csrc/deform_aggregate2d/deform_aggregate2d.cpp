@@ -83,7 +83,7 @@ Tensor forward(const Arguments& arguments, Run run) {
   Tensor output = empty_feature_map(arguments.input, {p.batch, p.channels, p.out_height, p.out_width}, p.layout);
   if (output.numel() == 0 || arguments.input.numel() == 0) return torch::stable::zero_(output);
   const Tensor input = readable_in(arguments.input, p.layout);
-  p.input = feature_map(input), p.output = feature_map(output);
+  p.input = feature_map(input, p.layout), p.output = feature_map(output, p.layout);
   run(p);
   return output;
 }
@@ -103,8 +103,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Arg
     return grads;
   }
   const Tensor input = readable_in(arguments.input, p.layout), readable_grad = readable_in(grad_output, p.layout);
-  p.input = feature_map(input), p.output = feature_map(readable_grad);
-  p.grad_input = feature_map(grad_input), p.grad_offset = feature_map(grad_offset);
+  p.input = feature_map(input, p.layout), p.output = feature_map(readable_grad, p.layout);
+  p.grad_input = feature_map(grad_input, p.layout), p.grad_offset = feature_map(grad_offset);
   p.grad_mask = feature_map(grad_mask);
   run(p);
   return grads;

@@ -106,8 +106,8 @@ std::vector<Tensor> input_grad(const Tensor& grad_output, const Tensor& input, c
   }
   const Tensor readable_grad = readable_in(grad_output, p.layout), readable_input = readable_in(input, p.layout);
   const Tensor dense_weight = torch::stable::contiguous(weight);
-  p.output = feature_map(readable_grad);
-  p.input = feature_map(readable_input);
+  p.output = feature_map(readable_grad, p.layout);
+  p.input = feature_map(readable_input, p.layout);
   p.weight = dense_weight.data_ptr();
   for (size_t i = 0; i < needed.size(); ++i)
     (needed[i] == 0 ? p.grad_input : needed[i] == 1 ? p.grad_offset : p.grad_mask) = feature_map(grads[i]);

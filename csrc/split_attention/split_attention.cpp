@@ -53,12 +53,7 @@ void run_joined(Params& p, std::initializer_list<FeatureMap*> maps, Run run) {
   if (p.batch * p.radix * p.channels == 0) return;
   if (p.pixels() == 0 && p.logits && !p.grad_logits) return;  // only maps would be written
   bool joins = true;
-  for (FeatureMap* map : maps) {
-    // Of one column, the stride along it means nothing.
-    if (p.layout == Layout::nchw) map->stride_w = 1;
-    if (p.layout == Layout::channels_last && p.width == 1) map->stride_w = map->stride_h;
-    joins = joins && (p.height <= 1 || map->stride_h == p.width * map->stride_w);
-  }
+  for (const FeatureMap* map : maps) joins = joins && (p.height <= 1 || map->stride_h == p.width * map->stride_w);
   if (joins) p.width *= p.height, p.height = 1;
   run(p);
 }
@@ -68,7 +63,7 @@ void run_joined(Params& p, std::initializer_list<FeatureMap*> maps, Run run) {
 Tensor pool(const Tensor& input, int64_t radix, Run run) {
   Params p = make_params("split_attention_pool", "input", input, radix, radix);
   const Tensor pooled = empty_matrix(p, input, p.channels), readable = readable_in(input, p.layout);
-  p.input = feature_map(readable), p.pooled = pooled.data_ptr();
+  p.input = feature_map(readable, p.layout), p.pooled = pooled.data_ptr();
   run_joined(p, {&p.input}, run);
   return pooled;
 }
@@ -79,7 +74,7 @@ Tensor combine(const Tensor& input, const Tensor& logits, int64_t radix, int64_t
   check_logits(op, p, logits, input, cardinality);
   const Tensor output = empty_map(p, input, p.channels), readable = readable_in(input, p.layout),
                in_order = dense(logits);
-  p.input = feature_map(readable), p.output = feature_map(output), p.logits = in_order.data_ptr();
+  p.input = feature_map(readable, p.layout), p.output = feature_map(output, p.layout), p.logits = in_order.data_ptr();
   run_joined(p, {&p.input, &p.output}, run);
   return output;
 }
@@ -94,7 +89,8 @@ std::tuple<Tensor, Tensor> combine_backward(const Tensor& grad_output, const Ten
   const Tensor grad_logits = empty_matrix(p, logits, p.radix * p.channels);
   const Tensor readable = readable_in(input, p.layout), grad = readable_in(grad_output, p.layout),
                in_order = dense(logits);
-  p.input = feature_map(readable), p.output = feature_map(grad), p.grad_input = feature_map(grad_input);
+  p.input = feature_map(readable, p.layout), p.output = feature_map(grad, p.layout),
+  p.grad_input = feature_map(grad_input, p.layout);
   p.logits = in_order.data_ptr(), p.grad_logits = grad_logits.data_ptr();
   run_joined(p, {&p.input, &p.output, &p.grad_input}, run);
   return {grad_input, grad_logits};
@@ -109,7 +105,7 @@ Tensor combine_logits_grad(const Tensor& grad_output, const Tensor& input, const
   const Tensor grad_logits = empty_matrix(p, logits, p.radix * p.channels);
   const Tensor readable = readable_in(input, p.layout), grad = readable_in(grad_output, p.layout),
                in_order = dense(logits);
-  p.input = feature_map(readable), p.output = feature_map(grad);
+  p.input = feature_map(readable, p.layout), p.output = feature_map(grad, p.layout);
   p.logits = in_order.data_ptr(), p.grad_logits = grad_logits.data_ptr();
   run_joined(p, {&p.input, &p.output}, run);
   return grad_logits;
@@ -130,7 +126,8 @@ Tensor combine_input_grad(const Tensor& grad_output, const Tensor& logits, const
   }
   const Tensor grad_input = empty_map(p, grad_output, p.radix * p.channels);
   const Tensor grad = readable_in(grad_output, p.layout), in_order = dense(logits);
-  p.output = feature_map(grad), p.grad_input = feature_map(grad_input), p.logits = in_order.data_ptr();
+  p.output = feature_map(grad, p.layout), p.grad_input = feature_map(grad_input, p.layout),
+  p.logits = in_order.data_ptr();
   run_joined(p, {&p.output, &p.grad_input}, run);
   return grad_input;
 }

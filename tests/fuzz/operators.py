@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -214,23 +215,34 @@ def aggregated(draw: Draw) -> Arguments:
 def convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str, shuffle: int, **geometry: Any
 ) -> Tensor:
-    """The reference, which pads the map; where it would be too large, deform_conv2d's, which does not."""
+    """The reference, which pads the map; where it would be too large, what each tap reads of the map as it is."""
     padded = [size + 2 * p for size, p in zip(input.shape[-2:], geometry["padding"])]
     if math.prod(padded) * input.shape[-3] <= MOST_ELEMENTS:
         return reference.grouped_conv2d(
             input, weight, bias, **geometry, groups=groups, activation=activation, shuffle=shuffle
         )
-    batched = input if input.dim() == 4 else input[None]
     out = [
         (size - d * (k - 1) - 1) // s + 1
         for size, k, s, d in zip(padded, weight.shape[2:], geometry["stride"], geometry["dilation"])
     ]
-    offset = batched.new_zeros(batched.shape[0], 2 * math.prod(weight.shape[2:]), *out)
-    output = reference.deform_conv2d(batched, offset, weight, None, bias, **geometry)
-    if activation != "none":
-        output = getattr(F, activation)(output)
-    output = reference.channel_shuffle(output, shuffle)
-    return output if input.dim() == 4 else output[0]
+
+    def read(x: Tensor, axis: int, tap: int) -> Tensor:
+        """The rows or the columns that a tap reads, zero outside."""
+        stride, padding, dilation = (geometry[key][axis] for key in ("stride", "padding", "dilation"))
+        at = torch.arange(out[axis]) * stride + tap * dilation - padding
+        inside = (at >= 0) & (at < x.shape[axis - 2])
+        x = F.pad(x, (0, 1) if axis else (0, 0, 0, 1))  # one row or column of zeros, which all that is outside reads
+        return x.index_select(axis - 2, torch.where(inside, at, x.shape[axis - 2] - 1))
+
+    outputs, kernel_h, kernel_w = weight.shape[0], *weight.shape[2:]
+    output = input.new_zeros(*input.shape[:-3], outputs, *out)
+    for ky, kx in itertools.product(range(kernel_h), range(kernel_w)):
+        sources = read(read(input, 0, ky), 1, kx).unflatten(-3, (groups, -1))
+        product = torch.einsum("...gshw,gos->...gohw", sources, weight[:, :, ky, kx].unflatten(0, (groups, -1)))
+        output = output + product.flatten(-4, -3)
+    if bias is not None:
+        output = output + bias[:, None, None]
+    return reference.channel_shuffle(output if activation == "none" else getattr(F, activation)(output), shuffle)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,17 @@ class TestGroupedConv2d(ConvolutionTests):
     ]  # fmt: skip
     HUGE = Case("huge", batch=1, groups=2, group_channels=2, group_outputs=2, size=(23500, 23500), padding=(1, 1))
 
+    @pytest.fixture(autouse=True)
+    def _needs_kernels_of_ours(self, request: pytest.FixtureRequest) -> None:
+        """On a GPU wide groups are for torch's convolution. On an emulated one that is the CPU's, which in 16 bits may
+        round between its products."""
+        parameters = getattr(request.node, "callspec", None) and request.node.callspec.params
+        if not parameters or not {"device", "case", "dtype"} <= set(parameters):
+            return
+        is_16_bit = parameters["dtype"] in (torch.bfloat16, torch.float16)
+        if parameters["device"].is_emulated and parameters["case"].name == "wide" and is_16_bit:
+            pytest.skip("torch's convolution serves it")
+
     WEIGHT = "[out_channels, channels / groups, kernel_h, kernel_w]"
     ERRORS = {
         "groups_0": ({"groups": 0}, "groups must divide the channels of input, 3, got 0"),

@@ -30,6 +30,17 @@ Isa choose() {
   return best;
 }
 
+// A bit of the register EDX that says what extended features there are. Ask once: under a hypervisor the instruction
+// takes tens of microseconds.
+bool has_beside_avx512(int bit) {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  return cpu_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> bit & 1) != 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 Isa cpu_isa() {
@@ -38,15 +49,15 @@ Isa cpu_isa() {
 }
 
 bool cpu_has_amx_bf16() {
-#if defined(__x86_64__)
-  static const bool found = [] {  // asked once: under a hypervisor the instruction takes tens of microseconds
-    unsigned a, b, c, d;
-    return cpu_isa() == Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) != 0;
-  }();
+  static const bool found = has_beside_avx512(22);  // AMX-BF16
   return found;
-#else
-  return false;
-#endif
+}
+
+bool onednn_has_bf16() { return cpu_isa() == Isa::avx512; }
+
+bool onednn_has_f16() {
+  static const bool found = has_beside_avx512(23);  // AVX512-FP16
+  return found;
 }
 
 const char* isa_name(Isa isa) {

@@ -109,11 +109,17 @@ bool is_usual(const Params& p) {
   return p.padding_h <= (p.kernel_h - 1) * p.dilation_h && p.padding_w <= (p.kernel_w - 1) * p.dilation_w;
 }
 
+// Where torch's convolution neither rounds to 16 bits on the way nor fails.
+bool is_exact(const Params& p) {
+  return is_usual(p) && (p.dtype != ElementType::bf16 || onednn_has_bf16()) &&
+         (p.dtype != ElementType::f16 || onednn_has_f16());
+}
+
 // oneDNN multiplies bf16 in tiles.
 bool has_amx(const Params& p) { return p.dtype == ElementType::bf16 && cpu_has_amx_bf16() && widest_group(p) >= 16; }
 
 bool correlation_is_slower(const Params& p, int64_t pixels, bool forward) {
-  if (is_depthwise(p) || !is_usual(p)) return false;
+  if (is_depthwise(p) || !is_exact(p)) return false;
   if (p.groups == 1 || has_amx(p)) return true;
   const bool nchw = p.layout == Layout::nchw, pointwise = p.kernel_h * p.kernel_w == 1;
   const bool strided = p.stride_h * p.stride_w > 1;
@@ -134,7 +140,7 @@ bool forward_is_slower(const Params& p) { return correlation_is_slower(p, p.out_
 bool input_grad_is_slower(const Params& p) { return correlation_is_slower(p, p.height * p.width, false); }
 
 bool weight_grad_is_slower(const Params& p) {
-  if (is_depthwise(p) || !is_usual(p)) return false;
+  if (is_depthwise(p) || !is_exact(p)) return false;
   if (p.groups == 1 || has_amx(p)) return true;
   if (widest_group(p) < 16) return false;
   if (kernels().has_blocks(p)) return !is_16_bit(p);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from counts import FIGURES, NVCC_RELEASE, TOLERANCES, Row
 from cuda_on_cpu import build
+from test_cuda_on_cpu_devices import CHECKED_DTYPES
 
 pytestmark = pytest.mark.process
 
@@ -30,7 +32,8 @@ def measured(operator: str) -> dict[str, Any]:
     if reason := build.why_unavailable("ptx"):
         pytest.skip(reason)
     command = [sys.executable, "-m", "counts", operator, "--json"]
-    result = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    environment = {**os.environ, "CUDA_ON_CPU_DTYPES": CHECKED_DTYPES}  # the same library as that of the device's tests
+    result = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return json.loads(result.stdout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ FILES = [
 ]
 # Every kernel runs in mode fast. The modes that see every access to memory are slow: they run those for float32 and
 # bfloat16, in both memory formats; one case that is there for torch's sake would take a quarter of their time.
+CHECKED_DTYPES = "float32,bfloat16,float16"  # float16 for tests/test_counts.py, which needs the same library
 CHECKED = ["-m", "core", "-k", "against_reference and (float32 or bfloat16) and not (slice or k13_stride_multiplier2)"]
 SELECTION = {
     "cuda_on_cpu": ["-m", "core", "-k", "not test_drawn_calls"],
@@ -36,7 +38,8 @@ def run_tests(name: str, file: str, selection: list[str]) -> None:
         pytest.skip(reason)
     options = ["--device", name, *selection, "-q", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", file, *options]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    environment = {**os.environ, "CUDA_ON_CPU_DTYPES": CHECKED_DTYPES}
+    result = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 

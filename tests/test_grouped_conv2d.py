@@ -69,13 +69,13 @@ class TestGroupedConv2d(ConvolutionTests):
 
     @pytest.fixture(autouse=True)
     def _needs_kernels_of_ours(self, request: pytest.FixtureRequest) -> None:
-        """On a GPU wide groups are for torch's convolution. On an emulated one that is the CPU's, which in 16 bits may
-        round between its products."""
+        """On a GPU one group and wide ones are for torch's convolution. On an emulated one that is the CPU's, which in
+        16 bits may round between its products."""
         parameters = getattr(request.node, "callspec", None) and request.node.callspec.params
         if not parameters or not {"device", "case", "dtype"} <= set(parameters):
             return
-        is_16_bit = parameters["dtype"] in (torch.bfloat16, torch.float16)
-        if parameters["device"].is_emulated and parameters["case"].name == "wide" and is_16_bit:
+        case, is_16_bit = parameters["case"], parameters["dtype"] in (torch.bfloat16, torch.float16)
+        if parameters["device"].is_emulated and is_16_bit and (case.groups == 1 or case.name == "wide"):
             pytest.skip("torch's convolution serves it")
 
     WEIGHT = "[out_channels, channels / groups, kernel_h, kernel_w]"

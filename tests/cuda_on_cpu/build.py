@@ -38,7 +38,7 @@ MODES = ("fast", "check", "ptx")
 
 COMMON_FLAGS = [
     "-std=c++20",
-    "-g",
+    "-g1",  # line numbers; the rest would take as long again to compile
     "-fPIC",
     "-DCUDA_ON_CPU=1",
     "-Wno-attributes",
@@ -47,14 +47,23 @@ COMMON_FLAGS = [
     "-fno-semantic-interposition",
 ]
 KERNEL_FLAGS = {
-    # -O2 takes three times as long to compile.
-    "fast": ["-O1"],
+    # -O1 takes twice as long to compile, -O2 six times, and runs no faster.
+    "fast": ["-Og"],
     # Without -fno-tree-sra an access to a float4 is seen as four; a vectorised loop would be seen as fewer.
-    "check": ["-O1", "-fno-tree-sra", "-fno-tree-vectorize", "-fsanitize=thread"],
-    "ptx": ["-O1"],  # only the launch code of this compilation runs
+    "check": ["-Og", "-fno-tree-sra", "-fno-tree-vectorize", "-fsanitize=thread"],
+    "ptx": ["-O0", "-g0"],  # only the launch code of this compilation runs
 }
-# -O1 takes ten times as long to compile, exceptions twice.
+# -O1 takes ten times as long to compile, exceptions twice; most of a build is this.
 TRANSLATED_FLAGS = ["-O0", "-fno-exceptions", "-w"]
+# By the dtypes of CUDA_ON_CPU_DTYPES ("float32,bfloat16"; all if it is not set), how the names of kernels whose first
+# template argument is another look: in mode ptx they are left out.
+MANGLED_DTYPES = {"float32": "f", "float64": "d", "float16": "6__half", "bfloat16": "13__nv_bfloat16"}
+
+
+def _left_out_kernels() -> str:
+    kept = os.environ.get("CUDA_ON_CPU_DTYPES", ",".join(MANGLED_DTYPES)).split(",")
+    others = [mangled for dtype, mangled in MANGLED_DTYPES.items() if dtype not in kept]
+    return f"_kernelI({'|'.join(others)})" if others else "$."
 
 
 class Unavailable(RuntimeError):
@@ -235,18 +244,18 @@ def _translated_object(folder: Path, source: Path, nvcc_flags: list[str], flags:
     from . import ptx2cpp
 
     to_ptx = [nvcc(), "-ptx", "-lineinfo", *nvcc_flags, str(source)]
-    to_object = [compiler(), *flags, *TRANSLATED_FLAGS, "-c"]
+    to_object, left_out = [compiler(), *flags, *TRANSLATED_FLAGS, "-c"], _left_out_kernels()
 
     def make(output: Path, temporary: Path) -> list[str]:
         ptx, cpp = temporary / "kernels.ptx", temporary / "kernels.cpp"
         ptx_deps, cpp_deps = temporary / "ptx.d", temporary / "cpp.d"
         _run([*to_ptx, "-MMD", "-MF", str(ptx_deps), "-o", str(ptx)])
-        cpp.write_text(ptx2cpp.translate(ptx.read_text()))
+        cpp.write_text(ptx2cpp.translate(ptx.read_text(), left_out))
         _run([*to_object, str(cpp), "-MMD", "-MF", str(cpp_deps), "-o", str(output)])
         translator = [str(p) for p in sorted(HERE.glob("ptx*.py"))]
         return _dependencies(ptx_deps) + _dependencies(cpp_deps) + translator
 
-    return _Object(folder, source.stem + ".ptx", [*to_ptx, *to_object], make)
+    return _Object(folder, source.stem + ".ptx", [*to_ptx, *to_object, left_out], make)
 
 
 def _build_objects(objects: list[_Object]) -> list[Path]:
@@ -300,7 +309,8 @@ def build(
 
     ``cuda_sources`` must not include torch. ``host_sources`` are compiled against torch and see the macros
     ``FASTCONV_DEVICE_KEY=CPU`` and ``CUDA_ON_CPU``. ``defines`` (``"NAME"`` or ``"NAME=VALUE"``) and ``include_dirs``
-    go to both. ``optimize`` replaces the optimisation level of the g++ modes, ``arch`` is for the ptx mode.
+    go to both. ``optimize`` replaces the optimisation level of the g++ modes, for a debugger that shows variables;
+    ``arch`` is for the ptx mode.
     Raises `Unavailable` where `why_unavailable` has a reason.
     """
     _require(mode)
@@ -308,7 +318,7 @@ def build(
     extra = [f"-D{d}" for d in defines] + [f"-I{Path(d).resolve()}" for d in include_dirs]
     kernel_flags = [*COMMON_FLAGS, *KERNEL_FLAGS[mode], *_cuda_include_flags(), *extra]
     if optimize:
-        kernel_flags.append(optimize)
+        kernel_flags += [optimize, "-g"]
     runtime = _runtime_library()
     sources = [Path(s).resolve() for s in cuda_sources]
     objects = [_cpp_object(folder, s, kernel_flags) for s in sources]

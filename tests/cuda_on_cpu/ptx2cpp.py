@@ -20,6 +20,7 @@ from .ptx_memory import MemoryTranslator
 from .ptx_parser import BYTES, Unsupported
 
 REGISTER_TYPES = {0: "bool", 1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
+SIZES = {name: max(size, 1) for size, name in REGISTER_TYPES.items()}
 SPECIAL_REGISTERS = {"%tid": "threadIdx", "%ntid": "blockDim", "%ctaid": "blockIdx", "%nctaid": "gridDim"}
 
 # Classes of instructions for the counts; the first that matches an opcode is its class.
@@ -132,6 +133,10 @@ class FunctionTranslator(MemoryTranslator):
             if name in scope:
                 return scope[name]
         raise Unsupported("register " + name)
+
+    def register_bytes(self, operand):
+        variable = next((scope[operand] for scope in reversed(self.scopes) if operand in scope), None)
+        return None if variable is None else SIZES[self.registers[variable]]
 
     def bits(self, operand, kind):
         if operand.startswith("!"):
@@ -271,10 +276,12 @@ def _variable(variable: ptx_parser.Variable) -> str:
     return f"alignas({max(variable.align, 16)}) static {kind} {c_name(variable.name)}[{variable.count}]{initial};"
 
 
-def translate(text: str) -> str:
-    """PTX to C++. Raises `Unsupported` with the instruction that has no translation."""
+def translate(text: str, left_out: str = "$.") -> str:
+    """PTX to C++, without the kernels in whose names the regular expression `left_out` is found. Raises `Unsupported`
+    with the instruction that has no translation."""
     module = ptx_parser.parse(text)
-    functions = [FunctionTranslator(module, f) for f in module.functions]
+    kept = [f for f in module.functions if not f.is_kernel or not re.search(left_out, f.name)]
+    functions = [FunctionTranslator(module, f) for f in kept]
     return "\n".join(
         [
             "// Made by ptx2cpp.py.",

@@ -2,6 +2,9 @@
 
 `InstructionTranslator` has one method for each mnemonic (`_add`, `_cvt`, ...), which gets the instruction and returns
 C++. A subclass supplies registers and symbols. The functions that the C++ calls are in include/cuda_on_cpu/ptx.h.
+
+What most of a kernel is made of (integers, f32) is plain C++ without templates: the compiler reads hundreds of thousands
+of such statements.
 """
 
 from __future__ import annotations
@@ -17,12 +20,19 @@ C_TYPES = {
 FLOATS = {"f16", "bf16", "f16x2", "bf16x2", "f32", "f64"}
 DOUBLE_WIDTH = {"s16": "s32", "u16": "u32", "s32": "s64", "u32": "u64"}
 LOGIC = {"and": "&", "or": "|", "xor": "^"}
+COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">",
+               "hs": ">="}  # fmt: skip
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
 
 
 class InstructionTranslator:
     # ---- supplied by the subclass
 
     def register(self, name: str) -> str:
+        raise NotImplementedError
+
+    def register_bytes(self, operand: str) -> int | None:
+        """None if the operand is no register."""
         raise NotImplementedError
 
     def bits(self, operand: str, kind: str) -> str:
@@ -32,7 +42,13 @@ class InstructionTranslator:
     # ---- helpers
 
     def typed(self, operand: str, kind: str) -> str:
-        return f"as<{C_TYPES[kind]}>({self.bits(operand, kind)})"
+        bits = self.bits(operand, kind)
+        if kind == "f32":
+            return f"as_float({bits})"
+        if kind in FLOATS:
+            return f"as<{C_TYPES[kind]}>({bits})"
+        is_plain = not kind.startswith("s") and self.register_bytes(operand) == BYTES[kind]
+        return bits if is_plain else f"{C_TYPES[kind]}({bits})"
 
     def assign(self, target: str, expression: str) -> str:
         """Of bits; the expression is an integer."""
@@ -43,7 +59,11 @@ class InstructionTranslator:
     def put(self, target: str, expression: str, kind: str) -> str:
         if target == "_":
             return f"(void)({expression});"
-        return f"put({self.register(target)}, {C_TYPES[kind]}({expression}));"
+        if kind == "f32":
+            return f"{self.register(target)} = bits_of_float({expression});"
+        if kind in FLOATS:
+            return f"put({self.register(target)}, {C_TYPES[kind]}({expression}));"
+        return f"{self.register(target)} = {C_TYPES[kind.replace('s', 'u')]}({expression});"
 
     def operand_type(self, i: Instruction) -> str:
         return next((p for p in reversed(i.parts) if p in BYTES), "b32")
@@ -86,7 +106,10 @@ class InstructionTranslator:
         kind = self.operand_type(i)
         if kind not in FLOATS:
             kind = kind.replace("s", "u")  # signed overflow is defined in PTX
-        expression = f"{function}({self.typed(i.operands[1], kind)}, {self.typed(i.operands[2], kind)})"
+        a, b = (self.typed(o, kind) for o in i.operands[1:3])
+        expression = (
+            f"{a} {ARITHMETIC[function]} {b}" if BYTES[kind] >= 4 and "x2" not in kind else f"{function}({a}, {b})"
+        )
         return self.put(i.operands[0], self._modified(i, expression), kind)
 
     def _modified(self, i, expression):
@@ -144,6 +167,8 @@ class InstructionTranslator:
 
     def _fma(self, i):
         kind = self.operand_type(i)
+        if i.opcode == "fma.rn.f32" and i.operands[0] != "_":
+            return self.assign(i.operands[0], f"fused_float({', '.join(self.bits(o, kind) for o in i.operands[1:])})")
         a, b, c = (self.typed(o, kind) for o in i.operands[1:])
         return self.put(i.operands[0], self._modified(i, f"fused({a}, {b}, {c})"), kind)
 
@@ -207,10 +232,10 @@ class InstructionTranslator:
 
     def _shl(self, i):
         kind = self.operand_type(i)
-        width, count = 8 * BYTES[kind], self.bits(i.operands[2], "b32")
-        return self.assign(
-            i.operands[0], f"{count} >= {width} ? 0 : {self.bits(i.operands[1], kind)} << ({count} & {width - 1})"
-        )
+        width, value, count = 8 * BYTES[kind], self.bits(i.operands[1], kind), self.bits(i.operands[2], "b32")
+        if self.register_bytes(i.operands[2]) is None and int(count.rstrip("u"), 0) < width:
+            return self.assign(i.operands[0], f"{value} << {count}")
+        return self.assign(i.operands[0], f"{count} >= {width} ? 0 : {value} << ({count} & {width - 1})")
 
     def _shr(self, i):
         kind = self.operand_type(i)
@@ -268,7 +293,7 @@ class InstructionTranslator:
     def _comparison(self, i):
         kind = self.operand_type(i)
         a, b = (self.typed(o, kind) for o in i.operands[1:3])
-        return f"compare_{i.parts[1]}({a}, {b})"
+        return f"compare_{i.parts[1]}({a}, {b})" if kind in FLOATS else f"{a} {COMPARISONS[i.parts[1]]} {b}"
 
     def _setp(self, i):
         if self.operand_type(i) in ("f16x2", "bf16x2"):
@@ -276,6 +301,8 @@ class InstructionTranslator:
         targets = i.operands[0].split("|")
         logic = next((LOGIC[p] for p in i.parts[2:] if p in LOGIC), None)
         other = self.bits(i.operands[3], "pred") if logic else None
+        if len(targets) == 1 and not logic:
+            return self.assign(targets[0], self._comparison(i))
         values = ("c", "!c") if not logic else (f"c {logic} k", f"!c {logic} k")
         moves = " ".join(self.assign(t, v) for t, v in zip(targets, values, strict=False))
         return f"{{ const bool c = {self._comparison(i)}{f', k = {other}' if logic else ''}; {moves} }}"
@@ -307,7 +334,7 @@ class InstructionTranslator:
         rounding = {"rni": "nearbyint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
         if mode := next((p for p in i.parts if p in rounding), None):
             value = f"std::{rounding[mode]}({value if source in ('f32', 'f64') else f'float({value})'})"
-        if to not in FLOATS:
-            function = "to_integer" if source in FLOATS else "convert"
-            return f"set({self.register(target)}, {function}<{C_TYPES[to]}>({value}));"
+        if to not in FLOATS:  # extended to the register's width
+            function = f"to_integer<{C_TYPES[to]}>" if source in FLOATS else C_TYPES[to]
+            return f"{self.register(target)} = {function}({value});"
         return self.put(target, self._modified(i, f"convert<{C_TYPES[to]}>({value})"), to)

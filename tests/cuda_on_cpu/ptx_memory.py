@@ -33,7 +33,9 @@ class MemoryTranslator(InstructionTranslator):
         size, memory = BYTES[kind], i.operands[1]
         targets = split_operands(i.operands[0].strip("{}"))
         loads = " ".join(
-            f"{{ {C_TYPES[kind]} v; memcpy((void*)&v, a + {n * size}, {size}); set({self.register(t)}, v); }}"
+            f"memcpy(&{self.register(t)}, a + {n * size}, {size});"
+            if self.register_bytes(t) == size
+            else f"{{ {C_TYPES[kind]} v; memcpy((void*)&v, a + {n * size}, {size}); set({self.register(t)}, v); }}"
             for n, t in enumerate(targets)
             if t != "_"
         )
@@ -47,7 +49,9 @@ class MemoryTranslator(InstructionTranslator):
         size, memory = BYTES[kind], i.operands[0]
         sources = split_operands(i.operands[1].strip("{}"))
         stores = " ".join(
-            f"{{ const auto v = {self.typed(s, kind)}; memcpy(a + {n * size}, (const void*)&v, {size}); }}"
+            f"memcpy(a + {n * size}, &{self.register(s)}, {size});"
+            if self.register_bytes(s) == size
+            else f"{{ const {C_TYPES[kind]} v = {self.typed(s, kind)}; memcpy(a + {n * size}, (const void*)&v, {size}); }}"
             for n, s in enumerate(sources)
         )
         note = self._note(i, space, "kWrite", size * len(sources))

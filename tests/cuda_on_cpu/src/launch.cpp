@@ -62,7 +62,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const KernelCall& kernel) {
   std::lock_guard<std::mutex> turn(launch_mutex);
   const TranslatedKernel* translated = nullptr;
   if (!find_translated_kernel(kernel.kernel, &translated)) {
-    report_error("the PTX of this library has no such kernel: is it static or in an anonymous namespace?");
+    report_error(
+        "the PTX of this library has no such kernel: is it static, in an anonymous "
+        "namespace, or of none of CUDA_ON_CPU_DTYPES?");
     return fail(cudaErrorInvalidDeviceFunction);
   }
   // Only PTX tells a kernel's static shared memory.

@@ -304,8 +304,11 @@ void pool_pixels_of(const Params& p, Chunks chunks, acc_type<scalar_t>* all_sums
       for_vectors<acc_t>(p, [&](int64_t c, auto count) {
         Vec<acc_t> sum[decltype(pixels)::value] = {};  // few terms each, for exactness and to have them side by side
         for (int64_t r = 0; r < p.radix; ++r)
-          for (int i = 0; i < pixels; ++i)
-            sum[i] += load_first(from + i * p.input.stride_w + r * p.channels + c, count);
+          for (int i = 0; i < pixels; ++i) {
+            const scalar_t* at = from + i * p.input.stride_w + r * p.channels + c;
+            __builtin_prefetch(at + kPixels * p.input.stride_w);  // few hardware prefetchers follow so many streams
+            sum[i] += load_first(at, count);
+          }
         store_first(sums + c, load_first(sums + c, count) + add_up(sum), count);
       });
     });

@@ -51,7 +51,6 @@ KERNEL_FLAGS = {
     "fast": ["-Og"],
     # Without -fno-tree-sra an access to a float4 is seen as four; a vectorised loop would be seen as fewer.
     "check": ["-Og", "-fno-tree-sra", "-fno-tree-vectorize", "-fsanitize=thread"],
-    "ptx": ["-O0", "-g0"],  # only the launch code of this compilation runs
 }
 # -O1 takes ten times as long to compile, exceptions twice; most of a build is this.
 TRANSLATED_FLAGS = ["-O0", "-fno-exceptions", "-w"]
@@ -315,13 +314,14 @@ def build(
     """
     _require(mode)
     folder = CACHE / mode
+    compiled = "fast" if mode == "ptx" else mode  # of which in mode ptx only the launch code runs
     extra = [f"-D{d}" for d in defines] + [f"-I{Path(d).resolve()}" for d in include_dirs]
-    kernel_flags = [*COMMON_FLAGS, *KERNEL_FLAGS[mode], *_cuda_include_flags(), *extra]
+    kernel_flags = [*COMMON_FLAGS, *KERNEL_FLAGS[compiled], *_cuda_include_flags(), *extra]
     if optimize:
         kernel_flags += [optimize, "-g"]
     runtime = _runtime_library()
     sources = [Path(s).resolve() for s in cuda_sources]
-    objects = [_cpp_object(folder, s, kernel_flags) for s in sources]
+    objects = [_cpp_object(CACHE / compiled, s, kernel_flags) for s in sources]
     if mode == "ptx":
         nvcc_flags = ["-std=c++17", "--expt-relaxed-constexpr", f"-arch={arch}", *extra]
         objects += [_translated_object(folder, s, nvcc_flags, [*COMMON_FLAGS, *_cuda_include_flags()]) for s in sources]

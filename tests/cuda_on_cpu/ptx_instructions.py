@@ -3,8 +3,8 @@
 `InstructionTranslator` has one method for each mnemonic (`_add`, `_cvt`, ...), which gets the instruction and returns
 C++. A subclass supplies registers and symbols. The functions that the C++ calls are in include/cuda_on_cpu/ptx.h.
 
-What most of a kernel is made of (integers, f32) is plain C++ without templates: the compiler reads hundreds of thousands
-of such statements.
+What most of a kernel is made of (integers, f32) is plain C++ without templates: the compiler reads hundreds of
+thousands of such statements.
 """
 
 from __future__ import annotations
@@ -107,9 +107,8 @@ class InstructionTranslator:
         if kind not in FLOATS:
             kind = kind.replace("s", "u")  # signed overflow is defined in PTX
         a, b = (self.typed(o, kind) for o in i.operands[1:3])
-        expression = (
-            f"{a} {ARITHMETIC[function]} {b}" if BYTES[kind] >= 4 and "x2" not in kind else f"{function}({a}, {b})"
-        )
+        is_plain = BYTES[kind] >= 4 and not kind.endswith("x2")
+        expression = f"{a} {ARITHMETIC[function]} {b}" if is_plain else f"{function}({a}, {b})"
         return self.put(i.operands[0], self._modified(i, expression), kind)
 
     def _modified(self, i, expression):

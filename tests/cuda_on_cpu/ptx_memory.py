@@ -48,10 +48,11 @@ class MemoryTranslator(InstructionTranslator):
         kind, space = self.operand_type(i), self._space(i)
         size, memory = BYTES[kind], i.operands[0]
         sources = split_operands(i.operands[1].strip("{}"))
+        value = C_TYPES[kind] + " v"
         stores = " ".join(
             f"memcpy(a + {n * size}, &{self.register(s)}, {size});"
             if self.register_bytes(s) == size
-            else f"{{ const {C_TYPES[kind]} v = {self.typed(s, kind)}; memcpy(a + {n * size}, (const void*)&v, {size}); }}"
+            else f"{{ const {value} = {self.typed(s, kind)}; memcpy(a + {n * size}, (const void*)&v, {size}); }}"
             for n, s in enumerate(sources)
         )
         note = self._note(i, space, "kWrite", size * len(sources))

@@ -206,6 +206,7 @@ GROUPED_CONV2D = (
 class DeformCase(ConvolutionCase):
     offset_groups: int = 1
     mask: bool = True
+    smooth: bool = False  # offsets vary slowly from pixel to pixel; else each is drawn
 
     @property
     def out_channels(self) -> int:
@@ -217,7 +218,7 @@ class DeformCase(ConvolutionCase):
 
     @property
     def channels_text(self) -> str:
-        return f" og{self.offset_groups} {'v2' if self.mask else 'v1'}"
+        return f" og{self.offset_groups} {'v2' if self.mask else 'v1'}{' smooth' if self.smooth else ''}"
 
 
 DEFORM_CONV2D = (

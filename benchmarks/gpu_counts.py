@@ -85,6 +85,9 @@ class Counts:
     def scaled(self, factor: float) -> Counts:
         return Counts(*(factor * value for value in dataclasses.astuple(self)))
 
+    def plus(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
     def seconds(self, gpu: Gpu) -> dict[str, float]:
         """The least time each resource needs."""
         return {
@@ -146,11 +149,22 @@ class CountedPage(Protocol):
 
 def count_call(page: CountedPage, case: Any, setting: Any, name: str) -> tuple[KernelCall, Counts]:
     """One call of a case with its counts: those of the reduced case, on a GPU with as many times fewer multiprocessors,
-    divided by the share of the work that it is."""
+    divided by the share of the work that it is. Where a page has FIXED_WORK, twice as many images are counted too: what
+    they add is what grows with the work."""
     smaller, share = page.reduced(case, setting)
-    call, small = (next(call for call in page.kernel_calls(c, setting) if call.name == name) for c in (case, smaller))
-    multiprocessors = max(1, round(share * H100.multiprocessors))
-    return call, count(small.prepare(), multiprocessors).scaled(1 / share)
+
+    def call_of(some: Any) -> KernelCall:
+        return next(call for call in page.kernel_calls(some, setting) if call.name == name)
+
+    def count_images(factor: int) -> Counts:
+        run = call_of(dataclasses.replace(smaller, batch=factor * smaller.batch) if factor > 1 else smaller).prepare()
+        return count(run, max(1, round(factor * share * H100.multiprocessors)))
+
+    once = count_images(1)
+    if share < 1 and getattr(page, "FIXED_WORK", False):
+        added = count_images(2).plus(once.scaled(-1))
+        return call_of(case), once.plus(added.scaled(1 / share - 1))
+    return call_of(case), once.scaled(1 / share)
 
 
 def count(run: Callable[[], object], multiprocessors: int) -> Counts:

@@ -23,7 +23,13 @@ HERE = Path(__file__).resolve().parent
 OPERATORS = sorted(path.stem for path in (HERE / "counts").glob("[!_]*.py"))
 if str(HERE.parent) not in sys.path:
     sys.path.append(str(HERE.parent))  # for benchmarks, which the pages of counts import
-ROWS = [(operator, row) for operator in OPERATORS for row in importlib.import_module(f"counts.{operator}").ROWS]
+
+
+def page_of(operator: str) -> Any:
+    return importlib.import_module(f"counts.{operator}")
+
+
+ROWS = [(operator, row) for operator in OPERATORS for row in page_of(operator).ROWS]
 
 
 @functools.cache
@@ -62,6 +68,14 @@ def test_what_misses_a_target_says_why(operator: str, row: Row) -> None:
     targets = measured(operator)[row.name]["targets"]
     assert set(row.misses) == {name for name in FIGURES if getattr(row, name) > targets[name]}, targets
     assert all(row.misses.values())
+
+
+@pytest.mark.parametrize("operator", [name for name in OPERATORS if hasattr(page_of(name), "DRAM")])
+def test_device_memory_moves_no_more_than_reviewed(operator: str) -> None:
+    page = page_of(operator)
+    for row in page.ROWS:
+        most = page.DRAM.get(f"{row.call} {row.dtype}") or page.DRAM[row.call]
+        assert measured(operator)[row.name]["dram"] <= most, row.name
 
 
 def test_rows_have_names_of_their_own() -> None:

@@ -2,9 +2,10 @@
 //
 // Must read input, grad_output, offset and mask and write three gradients once; for K taps, an output takes 8 K
 // multiply-adds. The gradient of the input is added up in f32 by atomic additions, 4 K for each element of grad_output:
-// the L2 carries them out, and their rate is the limit. The products of corners and grad_output are added up within the
-// lanes of a group by shuffles, in a fixed order; the gradients of offset and mask go through shared memory and are
-// written as their tensors lie.
+// the L2 carries them out, 16 bytes of a request on sm_90 and later, and their rate is the limit. The products of
+// corners and grad_output are added up within the lanes of a group by shuffles, in a fixed order; the gradients of
+// offset and mask go through shared memory and are written as their tensors lie.
+#include "common/atomic_add.cuh"
 #include "deform_aggregate2d/samples.cuh"
 
 namespace fastconv::deform_aggregate2d {
@@ -59,9 +60,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
               const float weight =
                   (corner / 2 ? entry.x : 1 - entry.x) * (corner % 2 ? entry.y : 1 - entry.y) * entry.z;
               float* sum = sums + (int64_t(row) * width + column) * channels + own + c;
-              UNROLL for (int k = 0; k < kElements; ++k) {
-                dots[corner] += values[k] * grad_values[k];
-                if constexpr (kInputGrad) atomicAdd(sum + k, grad_values[k] * weight);
+              UNROLL for (int k = 0; k < kElements; ++k) dots[corner] += values[k] * grad_values[k];
+              if constexpr (kInputGrad) {
+                constexpr int kWidth = kElements < 4 ? 1 : 4;
+                UNROLL for (int k = 0; k < kElements; k += kWidth) {
+                  float terms[kWidth];
+                  UNROLL for (int i = 0; i < kWidth; ++i) terms[i] = grad_values[k + i] * weight;
+                  atomic_add(sum + k, terms);
+                }
               }
             }
           }

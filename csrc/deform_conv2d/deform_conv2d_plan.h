@@ -167,7 +167,7 @@ inline Plan input_grad_plan(const Params& p, int64_t run, const DeviceFacts& dev
     SharedLayout shared;
     shared.take(slots * grad_pitch);
     tile.operand_offset = shared.take(2 * tile.k_chunk * (kColumns * size + kPad));
-    tile.column_offset = shared.take(slots * kColumnPitch);
+    tile.column_offset = shared.take(slots * column_pitch(size));
     tile.sample_offset = shared.take(slots * (kSampleBytes + 16));
     tile.place_offset = shared.take(slots * 4);
     tile.dot_offset = shared.take(slots * 16 * (tile.vectors ? 1 : kColumns / 32));

@@ -11,6 +11,7 @@
 // grad_mask need no atomic additions and are bitwise repeatable always. grad_input is where float32 sums are asked for
 // in any order; in fixed point (fixed_point.cuh) where they must be repeatable, at twice the bytes of every addition,
 // a pass to bound the terms and one to convert.
+#include "common/atomic_add.cuh"
 #include "common/convolution.cuh"
 #include "deform_conv2d/deform_conv2d_launch.h"
 #include "deform_conv2d/fixed_point.cuh"
@@ -25,23 +26,16 @@ struct GradSums;
 
 template <>
 struct GradSums<false> {
+  static constexpr int kWidth = kAtomicWidth;  // of an addition; i is a multiple of it
   float* sums;
 
   __device__ __forceinline__ void add(int64_t i, float value) const { atomicAdd(sums + i, value); }
-  // i is a multiple of 4.
-  __device__ __forceinline__ void add(int64_t i, const float (&values)[4]) const {
-#if !defined(CUDA_ON_CPU) && __CUDA_ARCH__ >= 900
-    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(sums + i), "f"(values[0]),
-                 "f"(values[1]), "f"(values[2]), "f"(values[3])
-                 : "memory");
-#else
-    UNROLL for (int v = 0; v < 4; ++v) add(i + v, values[v]);
-#endif
-  }
+  __device__ __forceinline__ void add(int64_t i, const float (&values)[kWidth]) const { atomic_add(sums + i, values); }
 };
 
 template <>
 struct GradSums<true> {
+  static constexpr int kWidth = 1;
   unsigned long long* sums;
   float* not_finite;
   int shift;
@@ -52,9 +46,7 @@ struct GradSums<true> {
     else
       atomicAdd(not_finite + i, value);
   }
-  __device__ __forceinline__ void add(int64_t i, const float (&values)[4]) const {
-    UNROLL for (int v = 0; v < 4; ++v) add(i + v, values[v]);
-  }
+  __device__ __forceinline__ void add(int64_t i, const float (&values)[1]) const { add(i, values[0]); }
 };
 
 template <bool kFixed>
@@ -90,6 +82,7 @@ __global__ void __launch_bounds__(kGradThreads, kFixed ? 3 : 4)
                                           const GradInput grad) {
   using Product = TileProduct<scalar_t, false>;
   constexpr int V = kVec<scalar_t>, kSize = int(sizeof(scalar_t)), kWeightPitch = kColumns * kSize + kPad;
+  constexpr int kColumnPitch = column_pitch(kSize), kWidth = GradSums<kFixed>::kWidth;
   DYN_SMEM(unsigned char, smem);
   const int slots = tile.pixels.slots, group_outputs = int(p.group_out_channels());
   const int k_count = (group_outputs * kSize + 31) / 32 * 32 / kSize, grad_pitch = k_count * kSize + kPad;
@@ -194,13 +187,24 @@ __global__ void __launch_bounds__(kGradThreads, kFixed ? 3 : 4)
             UNROLL for (int v = 0; v < V; ++v) dot[k] += exists && corners[k] >= 0 ? values[v] * pixel[v] : 0.f;
           }
         }
-        UNROLL for (int k = 0; k < 4; ++k) {
-          if (!needs_input || !exists || corners[k] < 0) continue;
-          const float weight = corner_weight(fraction, k) * fraction.z;
-          UNROLL for (int v = 0; v < V; v += 4) {
-            const float four[4] = {values[v] * weight, values[v + 1] * weight, values[v + 2] * weight,
-                                   values[v + 3] * weight};
-            sums.add(first_target + targets[k] + unit * V + v, four);
+        if (needs_input) {
+          // Channels anew: those that neighbouring lanes add to at once are neighbours, and so meet in few sectors.
+          UNROLL for (int v = 0; v < V; v += kWidth) {
+            const int c = v * (kColumns / V) + unit * kWidth;
+            if (c >= count) break;
+            const float* const from = reinterpret_cast<const float*>(columns + slot * kColumnPitch) + c;
+            float some[kWidth];
+            if constexpr (kWidth == 4)
+              load_vec(from, some);
+            else
+              some[0] = *from;
+            UNROLL for (int k = 0; k < 4; ++k) {
+              if (corners[k] < 0) continue;
+              const float weight = corner_weight(fraction, k) * fraction.z;
+              float terms[kWidth];
+              UNROLL for (int i = 0; i < kWidth; ++i) terms[i] = some[i] * weight;
+              sums.add(first_target + targets[k] + c, terms);
+            }
           }
         }
         if (!needs_dots) return;

@@ -10,7 +10,9 @@ constexpr int kGradThreads = 128;  // of one of the input gradient, at most
 constexpr int kPad = 16;
 constexpr int kChunkBytes = 128;  // forward: of the channels that are sampled at once, four sectors of a pixel
 constexpr int kColumns = 64;      // gradients: input channels of a product
-constexpr int kColumnPitch = kColumns * 4 + kPad;  // bytes, of the column gradient in float32
+// Bytes of a row of the column gradient, in float32, of elements of `size` bytes. In 16 bits the lanes of a warp take
+// 32 bytes of each of 4 or 8 rows, whose banks are then others.
+constexpr int column_pitch(int size) { return kColumns * 4 + (size == 2 ? 2 : 1) * kPad; }
 
 // The pixels of one image of the output, `rows` x `columns` of them at a time.
 struct PixelTiles {

@@ -16,6 +16,9 @@ A figure that misses its target has a reason in `misses`, and none that meets it
 * instructions: 1 / 0.7 where the floor on an H100 is arithmetic. Where it is the DRAM, that to issue them takes less
   time than that.
 
+A page may also have DRAM: the most bytes of device memory, each sector once a launch, over what must be read and
+written once; by the call, or by the call and dtype.
+
 `python -m counts <operator>`, started in tests/, prints the figures of today, `python -m counts <operator> -k TEXT`
 those of some rows, with what the emulator counted line by line.
 """
@@ -54,6 +57,7 @@ class Measured:
 
     figures: dict[str, float]
     targets: dict[str, float]
+    dram: float  # bytes of device memory, each sector once a launch, over what must be read and written once
     report: str = ""
 
     @property
@@ -63,11 +67,13 @@ class Measured:
 
 def measure(page: Any, row: Row) -> Measured:
     """Runs the row's call on the emulator, whose kernels are loaded (`gpu_counts.load_kernels`)."""
+    import torch
     from cuda_on_cpu import runtime
 
     from benchmarks.gpu_counts import H100, count_call
     from benchmarks.harness import Setting
 
+    torch.manual_seed(0)  # where offsets lead to is drawn
     call, counts = count_call(page, row.case, Setting("all", row.dtype, row.layout, "cpu", 1), row.call)
     terms = (call.operations / 2 or call.compulsory_bytes / 16) / 32  # of warps
     figures = {
@@ -82,7 +88,7 @@ def measure(page: Any, row: Row) -> Measured:
         targets["bytes"] = arithmetic * H100.l2_bytes / call.compulsory_bytes
     else:
         targets["instructions"] = dram * H100.warp_instructions / terms
-    return Measured(figures, targets, runtime.report())
+    return Measured(figures, targets, counts.dram_bytes / call.compulsory_bytes, runtime.report())
 
 
 def read_table(layout: str, names: Mapping[str, Any], text: str) -> list[Row]:

@@ -29,13 +29,13 @@ def main() -> int:
         if options.text not in row.name:
             continue
         measured = measure(page, row)
-        result[row.name] = {"figures": measured.figures, "targets": measured.targets}
+        result[row.name] = {"figures": measured.figures, "targets": measured.targets, "dram": measured.dram}
         if options.json:
             continue
         cells = [
             f"{name} {measured.figures[name]:.3f}{' (missed)' if name in measured.misses else ''}" for name in FIGURES
         ]
-        print(f"{row.name:<45} {', '.join(cells)}", flush=True)
+        print(f"{row.name:<45} {', '.join(cells)}; dram {measured.dram:.3f}", flush=True)
         if options.text:
             print(measured.report)
     if options.json:

@@ -127,14 +127,12 @@ class MemoryTranslator(InstructionTranslator):
         kind = self.operand_type(i)
         kind = {"b16": "u16", "b32": "u32", "b64": "u64"}.get(kind, kind)
         pointer = self.pointer(operands[0], self._space(i))
-        if operands[1:] and operands[1].startswith("{"):  # red.add.v2, .v4: atomic by element
-            if target:
+        if operands[1:] and operands[1].startswith("{"):  # red.add.v2, .v4
+            if target or operation != "add":
                 raise Unsupported(i.opcode)
-            return " ".join(
-                f"atomic_{operation}<{C_TYPES[kind]}>({pointer} + {n * BYTES[kind]}, {value}, {self.site(i)});"
-                for n, o in enumerate(split_operands(operands[1].strip("{}")))
-                for value in [self.typed(o, kind)]
-            )
+            values = [self.typed(o, kind) for o in split_operands(operands[1].strip("{}"))]
+            elements = f"Elements<{C_TYPES[kind]}, {len(values)}>{{{{{', '.join(values)}}}}}"
+            return f"atomic_add({pointer}, {elements}, {self.site(i)});"
         values = ", ".join(self.typed(o, kind) for o in operands[1:])
         call = f"atomic_{operation}<{C_TYPES[kind]}>({pointer}, {values}, {self.site(i)})"
         fence = "note_fence(); " if {"release", "acq_rel"} & set(i.parts) else ""

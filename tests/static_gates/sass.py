@@ -60,9 +60,11 @@ class Instruction:
 
     @property
     def access_bits(self) -> int:
-        """Of a load or store by one lane: 8, 16, 32, 64 or 128."""
+        """Of a load, store or addition by one lane: 8, 16, 32, 64 or 128."""
         if self.opcode.startswith(("LDSM", "STSM")):  # .16.M88, .16.M88.2, .16.M88.4: matrices, a register each
             return 32 * int(self.opcode[-1]) if self.opcode[-1] in "24" else 32
+        if vector := re.search(r"\.F(32)x(\d)", self.opcode):  # REDG.E.ADD.F32x4
+            return int(vector[1]) * int(vector[2])
         width = re.search(r"\.(?:[US])?(8|16|64|128)(?:\.|$)", self.opcode)
         return int(width[1]) if width else 32
 

@@ -385,6 +385,19 @@ CUDA_ON_CPU_ATOMIC(exch, (static_cast<void>(old), value))
 CUDA_ON_CPU_ATOMIC(inc, old >= value ? T(0) : T(old + 1))
 CUDA_ON_CPU_ATOMIC(dec, (old == 0 || old > value) ? value : T(old - 1))
 #undef CUDA_ON_CPU_ATOMIC
+// red.add.v2, .v4: one request, though atomic only by element.
+template <class T, int kCount>
+struct Elements {
+  T values[kCount];
+};
+template <class T, int kCount>
+void atomic_add(unsigned char* address, Elements<T, kCount> more, const void* site) {
+  auto added = [more](Elements<T, kCount> old) {
+    for (int i = 0; i < kCount; i++) old.values[i] = add(old.values[i], more.values[i]);
+    return old;
+  };
+  read_modify_write(reinterpret_cast<Elements<T, kCount>*>(address), added, site);
+}
 template <class T>
 T atomic_cas(unsigned char* address, T expected, T value, const void* site) {
   return read_modify_write(

@@ -101,6 +101,11 @@ if os.environ.get("FASTCONV_ONLY"):
 # -ffp-contract=fast is gcc's default and not clang's.
 CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden"]
 CXX_FLAGS += ["-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+# gcc zeroes arrays of a few vectors by `rep stos`, which takes longer to start than most tiles take to compute.
+ZEROING = "-mmemset-strategy=vector_loop:1024:noalign,libcall:-1:noalign"
+command = [*shlex.split(os.environ.get("CXX", "c++")), ZEROING, "-x", "c++", "-fsyntax-only", os.devnull]
+if subprocess.run(command, capture_output=True).returncode == 0:
+    CXX_FLAGS.append(ZEROING)
 CXX_FLAGS += shlex.split(os.environ.get("CXXFLAGS", ""))  # torch's ninja build does not ask for it
 NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
 

@@ -40,16 +40,17 @@ def read_results() -> list[dict[str, Any]]:
     return [content for content in contents if content.get("rows") and "times" in content["rows"][0]]
 
 
-def groups_of(rows: Sequence[Row]) -> Iterator[Group]:
+def groups_of(content: dict[str, Any]) -> Iterator[Group]:
     def place(row: Row) -> str:
         if row["device"] != "cpu":
             return str(row["device"])
-        return "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+        threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+        return f"{content['machine']['cpu_capability']}, {threads}"
 
     def key(row: Row) -> tuple[str, str, str]:
         return row["operator"], row["direction"], place(row)
 
-    for names, group in itertools.groupby(rows, key):
+    for names, group in itertools.groupby(content["rows"], key):
         yield *names, list(group)
 
 
@@ -60,7 +61,7 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """A line for each operator, direction and place: geometric means of the ratios, the worst, how many are lost."""
     lines = []
-    for operator, direction, place, rows in groups_of([row for content in results for row in content["rows"]]):
+    for operator, direction, place, rows in itertools.chain.from_iterable(map(groups_of, results)):
         columns = [[row for row in rows if (row["dtype"], row["layout"]) == column] for column in COLUMNS]
         means = [f"{summarise(column)['geomean_ratio']:.2f}" if column else "-" for column in columns]
         whole = summarise(rows)
@@ -82,14 +83,14 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     ]
     for content in results:
         machine, rows = content["machine"], content["rows"]
-        text += ["", f"## {content['operator']}, {heading_place(rows)}", "", *introduction(machine, rows)]
-        for _, direction, place, group in groups_of(rows):
+        text += ["", f"## {content['operator']}, {heading_place(content)}", "", *introduction(machine, rows)]
+        for _, direction, place, group in groups_of(content):
             text += ["", f"### {direction}, {place}", "", *table(["case", *NAMES], cases(group))]
     return "\n".join(text) + "\n"
 
 
-def heading_place(rows: Sequence[Row]) -> str:
-    places = dict.fromkeys(place for _, _, place, _ in groups_of(rows))
+def heading_place(content: dict[str, Any]) -> str:
+    places = dict.fromkeys(place for _, _, place, _ in groups_of(content))
     return " and ".join(places)
 
 

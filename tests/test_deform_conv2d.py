@@ -550,3 +550,35 @@ def test_errors_of_the_gradients(device: Device) -> None:
             with pytest.raises(RuntimeError) as error:
                 call(tensors[0][:, :4])
             assert str(error.value) == f"{name}: grad_output must be [2, 6, 3, 5], got [2, 4, 3, 5]"
+
+
+@pytest.mark.long
+@both_formats
+def test_more_than_2_to_the_31_elements(device: Device, layout: str) -> None:
+    """Offsets of the last image need 64 bits. Takes 12 GB."""
+    if device.is_emulated:
+        pytest.skip("too large to emulate")
+    x = torch.zeros(9, 4, 8000, 8000, dtype=torch.float16, device=device.type)
+    x = x.contiguous(memory_format=MEMORY_FORMATS[layout])
+    assert x.numel() > 2**31
+    tail = torch.randn(1, 4, 4, 8000).half().to(device.type)
+    x[-1:, :, -4:] = tail
+    weight = torch.randn(3, 4, 1, 1).half().to(device.type)
+    mask = torch.ones(9, 1, 4, 4000, device=device.type)
+    near = torch.full((9, 2, 4, 4000), 0.25, device=device.type)
+    far = near.clone()  # all of the rows' samples are moved to the last four.
+    far[:, 0] += 8000 - 4 - torch.arange(4, device=device.type)[:, None] * (2000 - 1)
+    geometry = [0, 0], [1, 1]
+    want = op(tail, near[:1], weight, mask[:1], None, [1, 2], *geometry)
+    result = op(x, far, weight, mask, None, [2000, 2], *geometry)
+    assert torch.equal(result[-1:], want)
+    assert not result[:-1].any()
+
+    grad = torch.zeros_like(result)
+    grad[-1] = torch.randn(3, 4, 4000).half()
+    want = weight_grad_op(grad[-1:], tail, near[:1], weight, mask[:1], [1, 2], *geometry, False)
+    assert torch.equal(weight_grad_op(grad, x, far, weight, mask, [2000, 2], *geometry, False), want)
+    [want] = input_grad_op(grad[-1:], tail, near[:1], weight, mask[:1], [1, 2], *geometry, [0], False)
+    [result] = input_grad_op(grad, x, far, weight, mask, [2000, 2], *geometry, [0], False)
+    assert torch.equal(result[-1:, :, -4:], want)
+    assert not result[-1, :, :-4].any()

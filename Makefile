@@ -57,6 +57,9 @@ docs: build
 	$(PY) -m sphinx -W --keep-going -q -b doctest docs docs/_build/doctest
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
+OPERATOR_TESTS := $(addprefix tests/test_,$(addsuffix .py,depthwise_conv2d grouped_conv2d deform_conv2d \
+	deform_aggregate2d channel_shuffle split_attention cbam))
+
 test-torch: OTHER := .venv-torch-$(TORCH)
 test-torch: build
 	test -n "$(TORCH)" || { echo "make test-torch TORCH=2.13.0: which torch?"; exit 2; }
@@ -64,10 +67,10 @@ test-torch: build
 	$(PY) -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
 	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
 	$(OTHER)/bin/python -m pip install -q --disable-pip-version-check \
-		torch==$(TORCH) numpy 'pytest>=8' 'hypothesis>=6' expecttest
+		torch==$(TORCH) torchvision numpy 'pytest>=8' 'hypothesis>=6' expecttest
 	$(OTHER)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	$(OTHER)/bin/python -m fastconv info
-	$(OTHER)/bin/python -m pytest tests/test_depthwise_conv2d.py tests/test_grouped_conv2d.py tests/test_info.py tests/test_abi.py
+	$(OTHER)/bin/python -m pytest $(OPERATOR_TESTS) tests/test_info.py tests/test_abi.py
 
 fuzz: MINUTES ?= 10
 fuzz: build

@@ -78,15 +78,14 @@ fuzz: build
 
 # Sanitizers slow tests down: results and gradients of every operator's cases, and drawn calls.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-SANITIZED_TESTS := $(addprefix tests/test_,$(addsuffix .py,depthwise_conv2d grouped_conv2d deform_conv2d \
-	deform_aggregate2d channel_shuffle split_attention cbam fuzz))
 sanitize: $(VENV)/.requirements
 	FASTCONV_CUDA=0 CXXFLAGS="$(SANITIZERS) -O1 -g1" LDFLAGS="$(SANITIZERS)" \
 		$(PY) setup.py -q build --build-base build/sanitize
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	for tests in "-m core $(OPERATOR_TESTS)" tests/test_fuzz.py; do \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		PYTHONPATH="$$(echo $$PWD/build/sanitize/lib.*)" \
-		$(PY) -m pytest -n 2 -m "core and not long" $(SANITIZED_TESTS)
+		PYTHONPATH="$$(echo $$PWD/build/sanitize/lib.*)" $(PY) -m pytest -n 2 $$tests; \
+	done
 
 clean:
 	rm -rf build dist pyext/fastconv.egg-info pyext/fastconv/*.so

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -159,7 +160,8 @@ class BuildExtension(cpp_extension.BuildExtension):
     """
 
     def build_extension(self, ext: Extension) -> None:
-        self.build_temp = str(ROOT / "build" / ext.name)
+        flags = os.environ.get("CXXFLAGS", "")  # those of sanitizers, say, whose objects are kept apart
+        self.build_temp = str(ROOT / "build" / (ext.name + (f"-{zlib.crc32(flags.encode()):08x}" if flags else "")))
         ext.sources = [file for source in ext.sources for file in once_per_instruction_set(source)]
         super().build_extension(ext)
 

@@ -11,8 +11,8 @@ Isa cpu_isa();
 const char* isa_name(Isa isa);
 // Whether oneDNN, and so PyTorch's own operators, multiplies bf16 matrices in tiles: several times the rate of vectors.
 bool cpu_has_amx_bf16();
-// Whether oneDNN computes bf16, or f16, at all. Where it does not, PyTorch's convolution is a slow one that rounds sums to
-// 16 bits on the way.
+// Whether oneDNN computes bf16, or f16, at all. Where it does not, PyTorch's convolution is a slow one that rounds sums
+// to 16 bits on the way.
 bool onednn_has_bf16();
 bool onednn_has_f16();
 

@@ -124,7 +124,9 @@ T remainder(T a, T b) {
 }
 // One rounding: the product of two floats of 16 bits is exact in double.
 inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
-inline uint32_t fused_float(uint32_t a, uint32_t b, uint32_t c) { return bits_of_float(fmaf(as_float(a), as_float(b), as_float(c))); }
+inline uint32_t fused_float(uint32_t a, uint32_t b, uint32_t c) {
+  return bits_of_float(fmaf(as_float(a), as_float(b), as_float(c)));
+}
 inline double fused(double a, double b, double c) { return fma(a, b, c); }
 inline F16 fused(F16 a, F16 b, F16 c) { return F16(double(float(a)) * double(float(b)) + double(float(c))); }
 inline BF16 fused(BF16 a, BF16 b, BF16 c) { return BF16(double(float(a)) * double(float(b)) + double(float(c))); }

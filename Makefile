@@ -1,7 +1,9 @@
 # `make demo` and `make test` work on a bare clone: they make .venv, install what is needed, and build.
 #
 #   make demo         fastconv beside PyTorch on two photographs
-#   make test         every test but the long ones; make test-long runs those
+#   make test         every test but the slow and the long ones
+#   make test-slow    the CUDA kernels of all operators in every mode of the emulator, and their counts; CI runs it too
+#   make test-long    every GPU generation, clean builds, 2^31 elements, all networks
 #   make build        rebuild what changed
 #   make lint         ruff, mypy, clang-format
 #   make bench        the short benchmark
@@ -12,7 +14,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-long build lint bench docs test-torch fuzz sanitize clean
+.PHONY: demo test test-slow test-long build lint bench docs test-torch fuzz sanitize clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,6 +30,9 @@ demo: build
 
 test: build
 	$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test-slow: build
+	$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m slow
 
 test-long: build
 	$(PY) -m pytest -m long

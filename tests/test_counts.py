@@ -29,6 +29,8 @@ def page_of(operator: str) -> Any:
     return importlib.import_module(f"counts.{operator}")
 
 
+# In `make test` one operator stands for all: most of the time is the compilation of translated PTX.
+QUICK = "depthwise_conv2d"
 ROWS = [(operator, row) for operator in OPERATORS for row in page_of(operator).ROWS]
 
 
@@ -50,7 +52,17 @@ def nvcc_release() -> int:
     return int(re.search(r"release (\d+)\.", text)[1])
 
 
-@pytest.mark.parametrize(("operator", "row"), ROWS, ids=[f"{operator}-{row.name}" for operator, row in ROWS])
+def marks_of(operator: str) -> list[pytest.MarkDecorator]:
+    return [] if operator == QUICK else [pytest.mark.slow]
+
+
+each_row = pytest.mark.parametrize(
+    ("operator", "row"),
+    [pytest.param(o, row, marks=marks_of(o), id=f"{o}-{row.name}") for o, row in ROWS],
+)
+
+
+@each_row
 def test_counts_are_those_reviewed(operator: str, row: Row) -> None:
     figures = measured(operator)[row.name]["figures"]
     for name in FIGURES:
@@ -63,13 +75,14 @@ def test_counts_are_those_reviewed(operator: str, row: Row) -> None:
         )
 
 
-@pytest.mark.parametrize(("operator", "row"), ROWS, ids=[f"{operator}-{row.name}" for operator, row in ROWS])
+@each_row
 def test_what_misses_a_target_says_why(operator: str, row: Row) -> None:
     targets = measured(operator)[row.name]["targets"]
     assert set(row.misses) == {name for name in FIGURES if getattr(row, name) > targets[name]}, targets
     assert all(row.misses.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", [name for name in OPERATORS if hasattr(page_of(name), "DRAM")])
 def test_device_memory_moves_no_more_than_reviewed(operator: str) -> None:
     page = page_of(operator)

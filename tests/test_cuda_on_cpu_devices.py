@@ -33,20 +33,30 @@ SELECTION = {
 }
 
 
-def run_tests(name: str, file: str, selection: list[str]) -> None:
+# In `make test` the slow modes run the kernels of one operator.
+QUICK = "test_depthwise_conv2d.py"
+
+
+def run_tests(name: str, file: str, selection: list[str], operator: str = "") -> None:
     if reason := build.why_unavailable(EMULATED[name]):
         pytest.skip(reason)
     options = ["--device", name, *selection, "-q", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", file, *options]
-    environment = {**os.environ, "CUDA_ON_CPU_DTYPES": CHECKED_DTYPES}
+    environment = {**os.environ, "CUDA_ON_CPU_DTYPES": CHECKED_DTYPES, "CUDA_ON_CPU_OPERATORS": operator}
     result = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("name", EMULATED)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        pytest.param(name, file, marks=[] if mode == "fast" or file == QUICK else [pytest.mark.slow])
+        for name, mode in EMULATED.items()
+        for file in FILES
+    ],
+)
 def test_on_device(name: str, file: str) -> None:
-    run_tests(name, file, SELECTION[name])
+    run_tests(name, file, SELECTION[name], file[len("test_") : -len(".py")])
 
 
 @pytest.mark.parametrize("file", ["test_depthwise_conv2d.py", "test_grouped_conv2d.py"])
@@ -55,5 +65,6 @@ def test_values_that_are_not_finite(file: str) -> None:
     run_tests("cuda_on_cpu", file, ["-k", "not_finite"])
 
 
+@pytest.mark.slow
 def test_launches_of_blocks() -> None:
     run_tests("cuda_on_cpu_ptx", "test_split_attention_nn.py", ["-k", "launches"])

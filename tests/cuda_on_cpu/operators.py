@@ -9,8 +9,10 @@ import torch
 
 from . import build
 
+ALL: Collection[str] = fastconv._load.OPERATORS
 
-def load(mode: str, names: Collection[str] = fastconv._load.OPERATORS) -> None:
+
+def load(mode: str, names: Collection[str] = ALL) -> None:
     """Registers the CUDA kernels of operators for CPU tensors, for the rest of this process."""
     csrc = build.REPOSITORY / "csrc"
     if "grouped_conv2d" in names:

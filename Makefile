@@ -10,11 +10,10 @@
 #   make docs         the documentation, in docs/_build/html
 #   make test-torch TORCH=2.13.0   the wheel built here, tested under another torch
 #   make fuzz MINUTES=30           drawn calls of every operator, right and wrong ones
-#   make sanitize                  the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-slow test-long build lint bench docs test-torch fuzz sanitize clean
+.PHONY: demo test test-slow test-long build lint bench docs test-torch fuzz clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -80,17 +79,6 @@ test-torch: build
 fuzz: MINUTES ?= 10
 fuzz: build
 	cd tests && $(abspath $(PY)) -m fuzz --minutes $(MINUTES)
-
-# Sanitizers slow tests down: results and gradients of every operator's cases, and drawn calls.
-SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-sanitize: $(VENV)/.requirements
-	FASTCONV_CUDA=0 CXXFLAGS="$(SANITIZERS) -O1 -g1" LDFLAGS="$(SANITIZERS)" \
-		$(PY) setup.py -q build --build-base build/sanitize
-	for tests in "-m core $(OPERATOR_TESTS)" tests/test_fuzz.py; do \
-		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		PYTHONPATH="$$(echo $$PWD/build/sanitize/lib.*)" $(PY) -m pytest -n 2 $$tests; \
-	done
 
 clean:
 	rm -rf build dist pyext/fastconv.egg-info pyext/fastconv/*.so

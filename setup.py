@@ -104,9 +104,11 @@ CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden"]
 CXX_FLAGS += ["-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 # gcc zeroes arrays of a few vectors by `rep stos`, which takes longer to start than most tiles take to compute.
 ZEROING = "-mmemset-strategy=vector_loop:1024:noalign,libcall:-1:noalign"
-command = [*shlex.split(os.environ.get("CXX", "c++")), ZEROING, "-x", "c++", "-fsyntax-only", os.devnull]
-if subprocess.run(command, capture_output=True).returncode == 0:
-    CXX_FLAGS.append(ZEROING)
+COMPILER = shlex.split(os.environ.get("CXX", "c++"))
+if shutil.which(COMPILER[0]):
+    command = [*COMPILER, ZEROING, "-x", "c++", "-fsyntax-only", os.devnull]
+    if subprocess.run(command, capture_output=True).returncode == 0:
+        CXX_FLAGS.append(ZEROING)
 CXX_FLAGS += shlex.split(os.environ.get("CXXFLAGS", ""))  # torch's ninja build does not ask for it
 NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
 

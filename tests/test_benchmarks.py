@@ -199,9 +199,12 @@ def test_estimate_counts_a_share_of_a_shuffle() -> None:
         assert part.compulsory_bytes == pytest.approx(share * whole.compulsory_bytes) and 0 < share <= 1
 
 
-def test_estimate_of_a_call_is_labelled(gpu_counts, tmp_path: Path) -> None:
+def test_estimate_of_a_call_is_labelled(gpu_counts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     from cuda_on_cpu import build
+    from test_cuda_on_cpu_devices import CHECKED_DTYPES
+
+    monkeypatch.setenv("CUDA_ON_CPU_DTYPES", CHECKED_DTYPES)  # the same library as that of test_counts.py
 
     if reason := build.why_unavailable("ptx"):
         pytest.skip(reason)

@@ -157,9 +157,44 @@ def check_training(rank: int) -> None:
     check({name: value.full_tensor() for name, value in sharded.items()})
 
 
+def check_optimized(rank: int) -> None:
+    """As check_training, of a network of torch's modules that is optimized before DDP wraps it, or after."""
+
+    def plain_network() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 5, padding=2, groups=12), nn.ReLU(),
+            nn.Conv2d(12, 12, 3, padding=1, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+        ).double()  # fmt: skip
+
+    def replaced(network: nn.Module) -> int:
+        kinds = (fastconv.nn.DepthwiseConv2d, fastconv.nn.GroupedConv2d)
+        return sum(isinstance(module, kinds) for module in network.modules())
+
+    x, target = rand(8, 3, 16, 12), torch.randint(5, (8,))
+    alone = plain_network()
+    start = {name: value.clone() for name, value in alone.state_dict().items()}
+    train(alone, x, target)
+    half = slice(4 * rank, 4 * rank + 4)
+    for is_wrapped_first in (False, True):
+        network = plain_network()
+        network.load_state_dict(start)
+        if is_wrapped_first:
+            parallel = fastconv.optimize(DistributedDataParallel(network))
+        else:
+            parallel = DistributedDataParallel(fastconv.optimize(network))
+        assert replaced(parallel) == 2
+        train(parallel, x[half], target[half])
+        for name, value in alone.named_parameters():
+            torch.testing.assert_close(parallel.get_parameter(f"module.{name}"), value)
+            assert not torch.equal(value, start[name])
+        fastconv.restore(parallel if is_wrapped_first else parallel.module)
+        assert replaced(parallel) == 0
+        torch.testing.assert_close(parallel(x), alone(x))
+
+
 if __name__ == "__main__":
     check, rank, file = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    {"sharding": check_sharding, "training": check_training}[check](rank)
+    {"sharding": check_sharding, "training": check_training, "optimized": check_optimized}[check](rank)
     dist.destroy_process_group()

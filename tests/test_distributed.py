@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reaso
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
 
-@pytest.mark.parametrize("check", ["sharding", "training"])
+@pytest.mark.parametrize("check", ["sharding", "training", "optimized"])
 def test_two_processes(check: str, tmp_path: Path) -> None:
     commands = [[sys.executable, str(WORKER), check, str(rank), str(tmp_path / "rendezvous")] for rank in range(2)]
     processes = [

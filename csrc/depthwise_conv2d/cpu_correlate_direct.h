@@ -34,12 +34,13 @@ struct DirectTile {
   const acc_type<scalar_t>* weights;  // of the phase
   int64_t row, last_row, column, last_column;
   int64_t width;
+  bool is_first_phase;
   TileFunction<scalar_t> run;
 };
 
 template <class scalar_t>
 FASTCONV_INLINE void compute_direct(const Correlation& c, const DirectTile<scalar_t>& tile, const scalar_t* image,
-                                    scalar_t* out_image, const int64_t* tap_columns, acc_type<scalar_t>* sums) {
+                                    scalar_t* out_image, const int64_t* tap_columns) {
   using acc_t = acc_type<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   const Phase &py = tile.py, &px = tile.px;
@@ -58,7 +59,6 @@ FASTCONV_INLINE void compute_direct(const Correlation& c, const DirectTile<scala
   const int64_t column_step = c.x.step * c.x.dilation * c.destination.stride_w;
   scalar_t* out = out_image + (py.first + c.y.step * tile.row) * c.destination.stride_h +
                   (px.first + c.x.step * tile.column) * c.destination.stride_w;
-  const scalar_t* bias = static_cast<const scalar_t*>(c.bias);
 
   TileArguments<scalar_t> a{in,
                             c.y.stride * c.y.dilation * c.source.stride_h,
@@ -71,27 +71,25 @@ FASTCONV_INLINE void compute_direct(const Correlation& c, const DirectTile<scala
                             px.taps,
                             1,
                             0,
-                            sums,
-                            tile.width * L};
-  a.destination_row_step = row_step, a.destination_column_step = column_step;
+                            nullptr,
+                            0};
+  a.destination = out, a.destination_row_step = row_step, a.destination_column_step = column_step;
+  a.bias = static_cast<const scalar_t*>(c.bias), a.activation = c.activation;
+  a.channels = c.channels, a.weight_step = c.params->kernel_h * c.params->kernel_w * L;
   a.rows = rows, a.columns = columns, a.whole = rows == kLanesRows && columns == tile.width;
   a.first_row = window_rows.first, a.end_row = window_rows.end;
   a.clipped = !window_columns.all((columns - 1) * c.x.stride + px.taps) || columns < tile.width;
   a.existing_columns = (1u << window_columns.end) - (1u << window_columns.first);
-  for (int64_t block = 0; block * L < c.channels; ++block, a.weight += c.params->kernel_h * c.params->kernel_w * L) {
-    const int64_t channel = first_channel<acc_t>(block, c.channels);
-    a.in = in + channel;
-    if (c.activation == Activation::none) {
-      a.destination = out + channel, a.bias = bias ? bias + channel : nullptr;
-      tile.run(a);
-      continue;
-    }
-    tile.run(a);
-    const Vec<acc_t> block_bias = bias ? load(bias + channel) : Vec<acc_t>{};
-    for (int64_t r = 0; r < rows; ++r)
-      store_lanes_row(sums + r * tile.width * L, columns, block_bias, c.activation, L, column_step,
-                      out + channel + r * row_step);
+  // What the tiles below read first, far enough ahead for memory, and what the next of these rows writes; not
+  // where the map is a slice of the channels of another, much of whose lines nobody needs, or one vector in scratch.
+  if (tile.is_first_phase && c.channels > L && c.source.stride_w < 2 * c.channels &&
+      c.destination.stride_w < 2 * c.channels) {
+    const int64_t vectors = (c.channels + L - 1) / L, window_h = (rows - 1) * c.y.stride + py.taps;
+    a.to_read = LinesAhead(in + window_h * a.tap_row_step, kLanesRows * c.y.stride, a.tap_row_step,
+                           columns * c.x.stride * c.source.stride_w, vectors);
+    a.to_write = LinesAhead(out + columns * column_step, kLanesRows, row_step, columns * column_step, vectors);
   }
+  tile.run(a);
 }
 
 inline void fill_direct_tap_columns(const Correlation& c, int64_t* tap_columns) {
@@ -101,7 +99,7 @@ inline void fill_direct_tap_columns(const Correlation& c, int64_t* tap_columns) 
 // Destination rows (of each phase) from row0 on, below `last`: kLanesRows for each residue modulo the dilation.
 template <class scalar_t>
 void correlate_rows(const Correlation& c, int64_t row0, int64_t last, const scalar_t* image, scalar_t* out_image,
-                    const acc_type<scalar_t>* weights, const int64_t* tap_columns, acc_type<scalar_t>* sums) {
+                    const acc_type<scalar_t>* weights, const int64_t* tap_columns) {
   using acc_t = acc_type<scalar_t>;
   for (int64_t row = row0; row < row0 + c.y.dilation && row < last; ++row)
     for (int64_t first_column = 0; first_column < c.x.dilation; ++first_column) {
@@ -113,8 +111,10 @@ void correlate_rows(const Correlation& c, int64_t row0, int64_t last, const scal
           for (const Phase& px : c.x.phases) {
             const Walk walk = choose_walk(c, py, px, kLanesRows, sizeof(acc_t) == 4, true);
             const TileFunction<scalar_t> run = lanes_tile<scalar_t>(walk, columns, &width);
-            compute_direct<scalar_t>(c, {py, px, phase_weights, row, last, column, c.x.count, width, run}, image,
-                                     out_image, tap_columns, sums);
+            const bool is_first_phase = &py == &c.y.phases[0] && &px == &c.x.phases[0];
+            compute_direct<scalar_t>(c,
+                                     {py, px, phase_weights, row, last, column, c.x.count, width, is_first_phase, run},
+                                     image, out_image, tap_columns);
             phase_weights += py.taps * px.taps * kLanes<acc_t>;
           }
       }
@@ -128,12 +128,11 @@ void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_
   const Params& p = *c.params;
   const int64_t blocks = (c.channels + L - 1) / L, strips = (c.y.count + strip - 1) / strip;
   const int64_t taps = p.kernel_h * p.kernel_w, group = kLanesRows * c.y.dilation;
-  acc_t *weights, *sums;
+  acc_t* weights;
   int64_t* tap_columns;
   auto cut = [&](void* data) {
     ScratchLayout layout(data);
     weights = layout.take<acc_t>(blocks * taps * L);
-    sums = layout.take<acc_t>(kLanesRows * kLanesColumns * L);
     tap_columns = layout.take<int64_t>(p.kernel_w);
     return layout.bytes();
   };
@@ -148,7 +147,7 @@ void correlate_direct(const Correlation& c, int64_t strip, int64_t begin, int64_
     const scalar_t* image = static_cast<const scalar_t*>(c.source.data) + n * c.source.stride_n;
     scalar_t* out_image = static_cast<scalar_t*>(c.destination.data) + n * c.destination.stride_n;
     for (int64_t row0 = first; row0 < last; row0 += group)
-      correlate_rows<scalar_t>(c, row0, last, image, out_image, weights, tap_columns, sums);
+      correlate_rows<scalar_t>(c, row0, last, image, out_image, weights, tap_columns);
   }
 }
 

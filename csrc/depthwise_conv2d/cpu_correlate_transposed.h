@@ -11,6 +11,8 @@ inline bool is_transposed(const Correlation& c) {
   if (sizeof(scalar_t) > 4 || c.params->layout != Layout::nchw || 2 * c.channels < L || !fits_direct<float>(c))
     return false;
   const bool narrow = 5 * c.x.count <= 3 * L, strided = c.x.stride > 1 || c.x.step > 1;
+  // Short vectors fill rows better, and transposing takes more of them.
+  if (!kManyRegisters) return narrow || (strided && c.x.count <= 2 * L);
   return narrow || strided || c.x.dilation > 1 || (c.params->kernel_h * c.params->kernel_w >= 49 && c.x.count <= 2 * L);
 }
 
@@ -31,7 +33,7 @@ void correlate_transposed(const Correlation& c, int64_t strip, int64_t begin, in
   // Destination rows are computed some at a time: enough for whole vectors to be transposed.
   const int64_t chunk = (6 * L / (width * group * c.y.step) + 1) * group;
   const int64_t blocks = (c.channels + L - 1) / L, taps = p.kernel_h * p.kernel_w;
-  acc_t *source, *destination, *weights, *bias, *sums;
+  acc_t *source, *destination, *weights, *bias;
   int64_t *tap_columns, *weights_are_packed;
   auto cut = [&](void* data) {
     ScratchLayout layout(data);
@@ -40,7 +42,6 @@ void correlate_transposed(const Correlation& c, int64_t strip, int64_t begin, in
     weights = layout.take<acc_t>(blocks * taps * L);
     weights_are_packed = layout.take<int64_t>(blocks);
     bias = layout.take<acc_t>(L);
-    sums = layout.take<acc_t>(kLanesRows * kLanesColumns * L);
     tap_columns = layout.take<int64_t>(p.kernel_w);
     return layout.bytes();
   };
@@ -73,7 +74,7 @@ void correlate_transposed(const Correlation& c, int64_t strip, int64_t begin, in
       const acc_t* image = source - first_source_row * source_width * L;
       acc_t* out_image = destination - row * c.y.step * width * L;
       for (int64_t row0 = row; row0 < row_end; row0 += group)
-        correlate_rows<acc_t>(lanes, row0, row_end, image, out_image, weights + block * taps * L, tap_columns, sums);
+        correlate_rows<acc_t>(lanes, row0, row_end, image, out_image, weights + block * taps * L, tap_columns);
       const int64_t out = row * c.y.step, out_end = row_end * c.y.step < height ? row_end * c.y.step : height;
       planes.scatter(destination, out, out_end, width);
     }

@@ -20,6 +20,32 @@ struct Existing {
   bool all(int64_t count) const { return first == 0 && end == count; }
 };
 
+// Rows of memory that tiles to come use. So many rows are walked at once that the hardware's prefetching does not
+// follow: their cache lines are asked for in the order of their addresses, some with each vector of channels.
+struct LinesAhead {
+  const char* row = nullptr;
+  int64_t pitch = 0, bytes = 0;  // from row to row, of a row
+  int64_t lines = 0;             // with each vector
+  int64_t at = 0;
+
+  LinesAhead() = default;
+  template <class scalar_t>
+  LinesAhead(const scalar_t* first, int64_t rows, int64_t row_step, int64_t elements, int64_t vectors)
+      : row(reinterpret_cast<const char*>(first)),
+        pitch(row_step * int64_t(sizeof(scalar_t))),
+        bytes(elements * int64_t(sizeof(scalar_t))),
+        lines((rows * ((bytes + 63) / 64) + vectors - 1) / vectors) {}
+
+  template <bool kForWriting>
+  FASTCONV_INLINE void prefetch() {
+    for (int64_t i = 0; i < lines; ++i) {
+      __builtin_prefetch(row + at, kForWriting);
+      at += 64;
+      if (at >= bytes) at = 0, row += pitch;
+    }
+  }
+};
+
 // A tile reads packed scratch rows (source_t is float or double), or in channels_last the tensor itself.
 template <class source_t>
 struct TileArguments {
@@ -47,6 +73,12 @@ struct TileArguments {
   int64_t first_tap = 0, end_tap = INT64_MAX;  // Walk::shared: kernel columns that meet any source column
   bool clipped = false;                        // channels_last: some columns of the window do not exist:
   uint32_t existing_columns = ~0u;             // a bit each
+  // channels_last, the tensor itself: vector after vector of channels is computed, each with its own weights, and the
+  // activation applied.
+  int64_t channels = kLanes<acc_type<source_t>>;
+  int64_t weight_step = 0;  // elements from the weights of a vector of channels to the next
+  Activation activation = Activation::none;
+  LinesAhead to_read, to_write;
 };
 
 template <class source_t>
@@ -71,8 +103,14 @@ FASTCONV_INLINE Vec<acc_t> tap_weight(const acc_t* weight, int64_t tap) {
     return broadcast(weight[tap]);
 }
 
+// A function of its own: activations are long, and every tile would have a copy.
+template <class acc_t>
+__attribute__((noinline)) void activate_tile(Vec<acc_t>* sums, int64_t count, Vec<acc_t> bias, Activation activation) {
+  for (int64_t i = 0; i < count; ++i) sums[i] = activate<acc_t>(sums[i] + bias, activation);
+}
+
 template <class source_t, bool kLaneWeights, int R, int T>
-FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_type<source_t>> (&acc)[R][T]) {
+FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, Vec<acc_type<source_t>> (&acc)[R][T]) {
   constexpr int lanes = kLanes<acc_type<source_t>>;
   if (a.destination == nullptr) {
     FASTCONV_UNROLL
@@ -86,6 +124,17 @@ FASTCONV_INLINE void store_tile(const TileArguments<source_t>& a, const Vec<acc_
       bias = load(a.bias);
     else
       bias = broadcast(to_float(*a.bias));
+  }
+  if (kLaneWeights && a.activation != Activation::none) {
+    Vec<acc_type<source_t>> sums[R][T];  // in memory, where those of tiles without an activation need not be
+    FASTCONV_UNROLL
+    for (int r = 0; r < R; ++r) FASTCONV_UNROLL
+    for (int t = 0; t < T; ++t) sums[r][t] = acc[r][t];
+    activate_tile<acc_type<source_t>>(&sums[0][0], R * T, bias, a.activation);
+    FASTCONV_UNROLL
+    for (int r = 0; r < R; ++r) FASTCONV_UNROLL
+    for (int t = 0; t < T; ++t) acc[r][t] = sums[r][t];
+    bias = Vec<acc_type<source_t>>{};
   }
   source_t* row = a.destination;
   if (a.whole) {
@@ -147,10 +196,30 @@ void tile_fixed_nchw(const TileArguments<source_t>& a) {
   store_tile<source_t, false, R, T>(a, acc);
 }
 
+// Calls body(a) for each vector of channels of a tile. The last starts early where it would lack channels: some are
+// computed twice.
+template <class source_t, class Body>
+FASTCONV_INLINE void for_each_vector(TileArguments<source_t> a, Body body) {
+  constexpr int lanes = kLanes<acc_type<source_t>>;
+  for (;;) {
+    a.to_read.template prefetch<false>();
+    a.to_write.template prefetch<true>();
+    body(a);
+    a.channels -= lanes;
+    if (a.channels <= 0) return;
+    const int64_t step = a.channels < lanes ? a.channels : lanes;
+    a.channels += lanes - step;
+    a.in += step, a.destination += step, a.weight += a.weight_step;
+    if (a.bias != nullptr) a.bias += step;
+  }
+}
+
 // Each input vector is loaded, and converted where it is of 16 bits, once for all the sums that it enters.
-template <class source_t, int R, int T, int K, int S>
-void tile_fixed_lanes(const TileArguments<source_t>& a) {
+template <class source_t, bool kClipped, int R, int T, int K, int S>
+FASTCONV_INLINE void tile_fixed_lanes_vector(const TileArguments<source_t>& a) {
   using acc_t = acc_type<source_t>;
+  // The sums, an input and the weights that it meets.
+  constexpr bool kWeightsInRegisters = kManyRegisters || R * T + R * K + 1 < 16;
   constexpr int lanes = kLanes<acc_t>;
   uint32_t existing_columns = a.existing_columns;
   Vec<acc_t> acc[R][T] = {};
@@ -169,7 +238,7 @@ void tile_fixed_lanes(const TileArguments<source_t>& a) {
         const int ky = i - S * r;
         FASTCONV_UNROLL
         for (int kx = 0; kx < K; ++kx)
-          if (kManyRegisters && ky >= 0 && ky < K) {
+          if (kWeightsInRegisters && ky >= 0 && ky < K) {
             w[r][kx] = load(weight + (ky * K + kx) * lanes);
             keep_in_register(w[r][kx]);
           }
@@ -177,10 +246,10 @@ void tile_fixed_lanes(const TileArguments<source_t>& a) {
       FASTCONV_UNROLL
       for (int j = 0; j < S * (T - 1) + K; ++j) {
         hide_origin(column);
-        hide_origin(existing_columns);
+        if (kClipped) hide_origin(existing_columns);
         const source_t* p = column;
         column += a.tap_column_step;
-        if (!(existing_columns & (1u << j))) continue;
+        if (kClipped && !(existing_columns & (1u << j))) continue;
         Vec<acc_t> x = load(p);
         keep_in_register(x);
         FASTCONV_UNROLL
@@ -190,13 +259,23 @@ void tile_fixed_lanes(const TileArguments<source_t>& a) {
           for (int r = 0; r < R; ++r) {
             const int ky = i - S * r;
             if (kx >= 0 && kx < K && ky >= 0 && ky < K)
-              acc[r][t] += (kManyRegisters ? w[r][kx] : load(weight + (ky * K + kx) * lanes)) * x;
+              acc[r][t] += (kWeightsInRegisters ? w[r][kx] : load(weight + (ky * K + kx) * lanes)) * x;
           }
         }
       }
     }
   }
   store_tile<source_t, true, R, T>(a, acc);
+}
+
+template <class source_t, int R, int T, int K, int S>
+void tile_fixed_lanes(const TileArguments<source_t>& arguments) {
+  for_each_vector(arguments, [](const TileArguments<source_t>& a) __attribute__((always_inline)) {
+    if (K > 3 || a.clipped)  // asking for each column costs little where it enters many sums
+      tile_fixed_lanes_vector<source_t, true, R, T, K, S>(a);
+    else
+      tile_fixed_lanes_vector<source_t, false, R, T, K, S>(a);
+  });
 }
 
 // N neighbouring taps of one input row into the destination rows R0 <= r < R1.
@@ -286,9 +365,8 @@ FASTCONV_INLINE void shared_rows(const TileArguments<source_t>& a, const source_
   shared_last_rows<source_t, kLaneWeights, kClipped, R, T, 1>(a, in, weight, acc);
 }
 
-// Needs taps_h >= R - 1 and row_step == tap_row_step; clipped, column_step == tap_column_step too.
 template <class source_t, bool kLaneWeights, int R, int T>
-void tile_shared(const TileArguments<source_t>& a) {
+FASTCONV_INLINE void tile_shared_vector(const TileArguments<source_t>& a) {
   using acc_t = acc_type<source_t>;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
@@ -302,8 +380,16 @@ void tile_shared(const TileArguments<source_t>& a) {
   store_tile<source_t, kLaneWeights, R, T>(a, acc);
 }
 
+// Needs taps_h >= R - 1 and row_step == tap_row_step; clipped, column_step == tap_column_step too.
 template <class source_t, bool kLaneWeights, int R, int T>
-void tile_plain(const TileArguments<source_t>& a) {
+void tile_shared(const TileArguments<source_t>& arguments) {
+  for_each_vector(arguments, [](const TileArguments<source_t>& a) __attribute__((always_inline)) {
+    tile_shared_vector<source_t, kLaneWeights, R, T>(a);
+  });
+}
+
+template <class source_t, bool kLaneWeights, int R, int T>
+FASTCONV_INLINE void tile_plain_vector(const TileArguments<source_t>& a) {
   using acc_t = acc_type<source_t>;
   Vec<acc_t> acc[R][T] = {};
   for (int64_t source = 0; source < a.sources; ++source) {
@@ -319,6 +405,13 @@ void tile_plain(const TileArguments<source_t>& a) {
       }
   }
   store_tile<source_t, kLaneWeights, R, T>(a, acc);
+}
+
+template <class source_t, bool kLaneWeights, int R, int T>
+void tile_plain(const TileArguments<source_t>& arguments) {
+  for_each_vector(arguments, [](const TileArguments<source_t>& a) __attribute__((always_inline)) {
+    tile_plain_vector<source_t, kLaneWeights, R, T>(a);
+  });
 }
 
 template <class source_t, bool kLaneWeights, int R, int T, int K, int S>

@@ -94,8 +94,12 @@ def heading_place(content: dict[str, Any]) -> str:
     return " and ".join(places)
 
 
-def introduction(machine: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+def machine_line(machine: dict[str, Any]) -> str:
     place = machine.get("gpu") or f"{machine['cpu']}, {machine['cpu_capability']}"
+    return f"{place}; torch {machine['torch']}; fastconv {machine['git_commit'][:12]}; {machine['date'][:10]}."
+
+
+def introduction(machine: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     peers = [
         name + ("" if any(name in row["ratios"] for row in rows) else " (not measured)")
         for name in rows[0]["times"]
@@ -104,7 +108,7 @@ def introduction(machine: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     whole = summarise(rows)
     targets = f"Targets met: {whole['targets_met']} of {whole['rows']}."
     return [
-        f"{place}; torch {machine['torch']}; fastconv {machine['git_commit'][:12]}; {machine['date'][:10]}.",
+        machine_line(machine),
         f"Peers: {', '.join(peers)}. Geometric mean {whole['geomean_ratio']:.2f}, worst {whole['worst_ratio']:.2f}",
         f"({describe_row(min(rows, key=lambda row: row['ratio']))}). {targets}",
     ]

@@ -1,7 +1,8 @@
 """Whole networks: `fastconv.optimize` of the peer's network in inference, fastconv's own network in a training step.
 
-The peer is the same network of torchvision or timm, or where neither has it, fastconv's with torch's convolutions;
-eager and under torch.compile. A row's time is that of one batch.
+The peer is the same network of torchvision or timm, or where neither has it, fastconv's with torch's convolutions and
+torchvision's deformable ones; eager and under torch.compile. torchvision's have no kernel for bf16: a network in bf16
+runs them in f32 (`TorchvisionDeformConv2d`). A row's time is that of one batch.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ REDUCED = (("widths", (32, 64, 128, 256)), ("layers", (1, 1, 2, 1)))
 NETWORKS = {
     "mobilenet_v2": (), "shufflenet_v2_x1_0": (), "resnext50_32x4d": (), "se_resnet50": (), "skresnext50_32x4d": (),
     "resnest50d": (), "convnext_tiny": (), "replknet_31b": REDUCED, "resnet50": (), "densenet121": (),
+    "deformable_resnet50": (),
 }  # fmt: skip
 
 
@@ -67,9 +69,12 @@ def make_peer(network: str, **arguments: Any) -> nn.Module:
 
 
 def with_torch_convolutions(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        for name, child in list(module._modules.items()):
-            if isinstance(child, (fastconv.nn.DepthwiseConv2d, fastconv.nn.GroupedConv2d)):
+    """Puts torch's and torchvision's modules in the places of fastconv's; the keys of the state_dict stay."""
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if isinstance(child, fastconv.nn.DeformConv2dPack):
+                module._modules[name] = TorchvisionDeformConv2d(child)
+            elif isinstance(child, (fastconv.nn.DepthwiseConv2d, fastconv.nn.GroupedConv2d)):
                 conv = nn.Conv2d(
                     child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding,  # type: ignore[arg-type]
                     child.dilation, child.groups, child.bias is not None,  # type: ignore[arg-type]
@@ -77,6 +82,54 @@ def with_torch_convolutions(model: nn.Module) -> nn.Module:
                 conv.load_state_dict(child.state_dict())
                 module._modules[name] = conv
     return model
+
+
+class TorchvisionDeformConv2d(nn.Module):
+    """A `DeformConv2dPack` on torchvision's DeformConv2d, which in bf16 is run in f32: it has no kernel for bf16.
+
+    The convolution that predicts offsets and masks is drawn as any other is. With the zeros that it has at first, all
+    samples would fall on pixels.
+    """
+
+    def __init__(self, pack: fastconv.nn.DeformConv2dPack) -> None:
+        super().__init__()
+        import torchvision
+
+        assert pack.mask
+        self.conv_offset = pack.conv_offset
+        self.conv_offset.reset_parameters()
+        self.deform: nn.Module = torchvision.ops.DeformConv2d(
+            pack.in_channels, pack.out_channels, pack.kernel_size, pack.stride, pack.padding, pack.dilation,  # type: ignore[arg-type]
+            pack.groups, pack.bias is not None,
+        )  # fmt: skip
+        self.deform.weight, self.deform.bias = pack.weight, pack.bias
+        self.register_state_dict_post_hook(self._name_as_packs)
+
+    @staticmethod
+    def _name_as_packs(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        for key in [key for key in state if key.startswith(f"{prefix}deform.")]:
+            state[prefix + key.removeprefix(f"{prefix}deform.")] = state.pop(key)
+
+    def forward(self, input: Tensor) -> Tensor:
+        predicted = self.conv_offset(input)
+        samples = predicted.shape[1] // 3
+        offset, mask = predicted.split([2 * samples, samples], 1)
+        arguments = (input, offset, mask.sigmoid())
+        if input.dtype is torch.bfloat16 and not isinstance(self.deform, fastconv.nn.DeformConv2d):
+            parameters = {name: parameter.float() for name, parameter in self.deform.named_parameters()}
+            output = torch.func.functional_call(self.deform, parameters, tuple(x.float() for x in arguments))
+            return output.to(input.dtype)
+        return self.deform(*arguments)
+
+
+def counts(network: str, size: int, **arguments: Any) -> tuple[int, int]:
+    """Parameters, and operations of the inference of one image."""
+    with torch.device("meta"):
+        model = fastconv.models.create_model(network, **arguments).eval()
+        image = torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
 def prepare(case: Case, setting: Setting, copies: int, with_compile: bool) -> Problem:
@@ -114,13 +167,11 @@ def prepare(case: Case, setting: Setting, copies: int, with_compile: bool) -> Pr
     providers: dict[str, Sequence[Run] | None] = {
         name: None if model is None else [run(model, images)] * copies for name, model in models.items()
     }
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        exact.to("meta")(few.double().to("meta"))
-    operations = counter.get_total_flops() * case.batch * (1 if setting.direction == "forward" else 3)
+    _, operations = counts(case.network, case.size, **dict(case.arguments))
     parameters = sum(p.numel() * p.element_size() for p in peer.parameters())
     return Problem(
         providers=providers,
-        operations=operations,
+        operations=operations * case.batch * (1 if setting.direction == "forward" else 3),
         compulsory_bytes=parameters + images.numel() * images.element_size(),
         peak_dtype=setting.torch_dtype,
         target=TARGET[setting.direction],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import math
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fastconv
 import pytest
 import torch
 
@@ -98,6 +100,28 @@ def test_networks_have_a_rate_and_memory(tmp_path: Path) -> None:
         assert row["peak_mib"].keys() == row["ratios"].keys() | {"fastconv"}
 
 
+def test_peer_of_a_deformable_network_has_torchvisions_modules() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    page = load_page("models")
+    arguments = {"layers": (1, 1, 1, 1), "num_classes": 7}
+    peer = page.make_peer("deformable_resnet50", **arguments).eval()
+    ours = fastconv.models.create_model("deformable_resnet50", **arguments).eval()
+    ours.load_state_dict(peer.state_dict())
+    optimized = fastconv.optimize(copy.deepcopy(peer))
+    stages = ("layer2", "layer3", "layer4")
+    for model, kind in ((peer, torchvision.ops.DeformConv2d), (optimized, fastconv.nn.DeformConv2d)):
+        assert all(type(getattr(model, stage)[0].conv2.deform) is kind for stage in stages)
+    x = torch.randn(2, 3, 64, 49)
+    with torch.no_grad():
+        want = copy.deepcopy(peer).double()(x.double())
+        assert (peer.layer2[0].conv2.conv_offset(torch.randn(1, 128, 8, 9)).abs() > 0.1).any()  # not on pixels
+        for model in (peer, ours, optimized):
+            torch.testing.assert_close(model(x).double(), want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
+        for model in (peer, ours, optimized):
+            got = model.bfloat16()(x.bfloat16())
+            assert got.dtype == torch.bfloat16 and (got - want).norm() < 2**-5 * want.norm()
+
+
 def test_peak_memory_is_the_most_that_is_held_at_once() -> None:
     harness = load_page("harness")
     x = torch.zeros(1 << 20)
@@ -112,6 +136,58 @@ def test_documents_hold_the_figures_of_the_result_files() -> None:
     assert figures.PAGE.read_text() == figures.page(results), "run `python -m benchmarks figures`"
     [summary] = figures.SUMMARY.findall(figures.README.read_text())
     assert summary == figures.summary(results), "run `python -m benchmarks figures`"
+
+
+def cells_of(page: str) -> dict[str, list[str]]:
+    """The table of networks: name to the other cells."""
+    lines = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    return {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in lines}
+
+
+def test_table_of_networks_has_the_speeds_of_the_result_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = load_page("models_table")
+
+    def row(case: str, direction: str, rate: float, ratio: float, **setting: Any) -> dict[str, Any]:
+        setting = {"dtype": "f32", "layout": "channels_last", "threads": 2} | setting
+        ratios = {"eager": ratio, "torch.compile": 0.5}
+        return {"case": case, "direction": direction, "images_per_s": rate, "ratios": ratios} | setting
+
+    rows = [
+        row("mobilenet_v2 batch 16 224x224", "forward", 70.25, 1.5),
+        row("mobilenet_v2 batch 16 224x224", "forward", 40.0, 1.75, threads=1),
+        row("mobilenet_v2 batch 16 224x224", "forward", 60.0, 2.0, layout="nchw"),
+        row("mobilenet_v2 batch 16 224x224", "backward", 12.0, 0.875),
+        row("mobilenet_v2 batch 1 224x224", "forward", 50.0, 3.0),
+        row("replknet_31b reduced batch 16 224x224", "forward", 9.0, 4.0),
+        row("resnet18 batch 16 224x224", "backward", 30.0, 1.0, dtype="bf16"),
+    ]
+    machine = {"cpu": "a CPU", "cpu_capability": "AVX2", "torch": "2.14", "git_commit": "0" * 40, "date": "2026-01-02T"}
+    results, page = tmp_path / "models_cpu.json", tmp_path / "models.md"
+    monkeypatch.setattr(fastconv.models, "list_models", lambda: ["mobilenet_v2", "replknet_31b", "resnet18"])
+
+    def cells() -> dict[str, list[str]]:
+        assert table.main(["--no-parity", "--speeds", str(results), "--output", str(page)]) == 0
+        return cells_of(page.read_text())
+
+    without = cells()
+    assert "Speed: not measured." in page.read_text()
+    results.write_text(json.dumps({"machine": machine, "rows": rows}))
+    filled = cells()
+    assert "Speed: 2 threads of a CPU, AVX2; torch 2.14; fastconv 000000000000; 2026-01-02." in page.read_text()
+    # torchvision's documentation says 3504872 parameters and 0.3 G multiply-adds.
+    assert filled["mobilenet_v2"][:4] == ["224", "torchvision mobilenet_v2", "3.50", "301"]
+    assert filled["mobilenet_v2"][4:] == ["", "70.2, 1.50x", "12.0, 0.88x"]
+    assert filled["replknet_31b"][-2:] == filled["resnet18"][-2:] == ["", ""]
+    for name, line in without.items():
+        assert line == [*filled[name][:-2], "", ""] and len(line) == len(table.HEADER) - 1
+
+
+def test_document_of_networks_lists_them_with_their_measured_speeds() -> None:
+    table = load_page("models_table")
+    text, results = table.PAGE.read_text(), table.read_speeds()
+    found = {name: cells[-2:] for name, cells in cells_of(text).items()}
+    assert table.speed_line(results) in text.splitlines(), "run `python -m benchmarks.models_table`"
+    assert found == {name: table.speeds(results, name) for name in fastconv.models.list_models()}
 
 
 @pytest.mark.parametrize(

@@ -362,8 +362,12 @@ def test_copies() -> None:
 
 
 def test_wrappers(capsys) -> None:  # type: ignore[no-untyped-def]
-    parallel = nn.DataParallel(Block().eval()).eval()
-    assert "module.conv: batch norm and relu" in report_of(parallel, capsys)
+    model, x = Block().eval(), torch.randn(2, 8, 6, 5)
+    want = model(x)
+    parallel = nn.DataParallel(model).eval()
+    assert "module.conv: batch norm and relu" in report_of(parallel, capsys, x)
+    torch.testing.assert_close(fastconv.optimize(parallel)(x), want)
+    assert type(parallel.module.conv) is fastconv.nn.DepthwiseConv2d
 
 
 def test_compiled_exported_and_scripted() -> None:
